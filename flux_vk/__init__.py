@@ -1,0 +1,1 @@
+"""flux_vk: language models as Vulkan dispatch chains."""

@@ -1,0 +1,1 @@
+"""Devices, buffers, kernel contracts, chains. Knows nothing of models or tokens."""

@@ -1,0 +1,263 @@
+"""Kernel contracts: kernels/NAME.toml read into data, and the GLSL interface block made from them.
+
+Stdlib only, because the build imports it too. Knows nothing of devices; `flux_vk.gpu.kernels` picks variants.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ContractError
+from . import expressions
+
+SCALAR_BYTES = {"f32": 4, "u32": 4, "i32": 4, "f16": 2, "bf16": 2, "u16": 2, "i16": 2, "u8": 1, "i8": 1}
+GLSL_SCALAR = {
+    "f32": "float", "u32": "uint", "i32": "int", "f16": "float16_t", "bf16": "uint16_t",
+    "u16": "uint16_t", "i16": "int16_t", "u8": "uint8_t", "i8": "int8_t",
+}  # fmt: skip
+PUSH_TYPES = {"uint": "I", "int": "i", "float": "f"}
+MAX_PUSH_BYTES = 128  # what every Vulkan device offers
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One storage buffer of a kernel."""
+
+    name: str
+    access: str
+    type: str
+    shape: tuple[str, ...] = ()
+    glsl: dict[str, str] = field(default_factory=dict)
+    optional: bool = False
+
+    @property
+    def reads(self) -> bool:
+        return self.access in ("read", "read_write")
+
+    @property
+    def writes(self) -> bool:
+        return self.access in ("write", "read_write")
+
+
+@dataclass(frozen=True)
+class PushField:
+    """A 4-byte push constant; `value` is an expression of the symbols, else the caller passes it."""
+
+    name: str
+    type: str
+    value: str | None = None
+    default: int | float | None = None
+
+
+@dataclass(frozen=True)
+class SpecConstant:
+    """A specialization constant; its id is its place in the list."""
+
+    name: str
+    type: str
+    default: int
+    choices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One compiled form: defines, the dtypes it is for, the device features it needs."""
+
+    name: str
+    shader: str
+    defines: dict[str, int | str] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
+    requires: tuple[str, ...] = ()
+    prefer: str | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A binding that is split by rows where it is larger than one descriptor may bind."""
+
+    binding: str
+    push: str
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The whole interface of a kernel."""
+
+    name: str
+    summary: str
+    source: str
+    symbols: tuple[str, ...]
+    bindings: tuple[Binding, ...]
+    push: tuple[PushField, ...]
+    spec: tuple[SpecConstant, ...]
+    workgroup: tuple[str, ...]
+    grid: tuple[str, ...]
+    cost_bytes: str
+    cost_flops: str
+    nmse: float
+    variants: tuple[Variant, ...]
+    window: Window | None = None
+
+    @property
+    def push_bytes(self) -> int:
+        return 4 * len(self.push)
+
+    def binding(self, name: str) -> Binding:
+        return next(b for b in self.bindings if b.name == name)
+
+    def variant(self, name: str) -> Variant:
+        for v in self.variants:
+            if v.name == name:
+                return v
+        known = ", ".join(v.name for v in self.variants)
+        raise ContractError(f"kernel {self.name} has no variant {name!r}; it has {known}")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(d: dict[str, Any]) -> Contract:
+        return Contract(
+            name=d["name"], summary=d["summary"], source=d["source"], symbols=tuple(d["symbols"]),
+            bindings=tuple(Binding(**{**b, "shape": tuple(b["shape"])}) for b in d["bindings"]),
+            push=tuple(PushField(**p) for p in d["push"]),
+            spec=tuple(SpecConstant(**{**s, "choices": tuple(s["choices"])}) for s in d["spec"]),
+            workgroup=tuple(d["workgroup"]), grid=tuple(d["grid"]), cost_bytes=d["cost_bytes"],
+            cost_flops=d["cost_flops"], nmse=d["nmse"],
+            variants=tuple(Variant(**{**v, "requires": tuple(v["requires"])}) for v in d["variants"]),
+            window=Window(**d["window"]) if d["window"] else None,
+        )  # fmt: skip
+
+
+def load(path: Path) -> Contract:
+    """Read and check one contract. Raises ContractError naming file and key."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ContractError(f"{path}: not valid TOML: {error}") from None
+    try:
+        contract = _build(data)
+        check(contract)
+    except (KeyError, TypeError) as error:
+        raise ContractError(f"{path}: missing or unknown key {error}") from None
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}") from None
+    if contract.name != path.stem:
+        raise ContractError(f"{path}: name is {contract.name!r}, expected the file's own name {path.stem!r}")
+    return contract
+
+
+_KEYS = {
+    "name", "shader", "summary", "source", "symbols", "bindings", "push", "spec", "workgroup", "dispatch",
+    "cost", "tolerance", "variants", "window",
+}  # fmt: skip
+
+
+def _build(d: dict[str, Any]) -> Contract:
+    unknown = set(d) - _KEYS
+    if unknown:
+        raise ContractError(f"unknown key {sorted(unknown)[0]!r}; known are {', '.join(sorted(_KEYS))}")
+    bindings = tuple(
+        Binding(
+            name=b["name"], access=b["access"], type=b["type"], shape=tuple(str(s) for s in b.get("shape", [])),
+            glsl=dict(b.get("glsl", {})) or {b["name"]: GLSL_SCALAR.get(b["type"], "uint")},
+            optional=bool(b.get("optional", False)),
+        )
+        for b in d["bindings"]
+    )  # fmt: skip
+    push = [PushField(p["name"], p["type"], p.get("value"), p.get("default")) for p in d.get("push", [])]
+    push += [
+        PushField(f"has_{b.name}", "uint")
+        for b in bindings
+        if b.optional and all(p.name != f"has_{b.name}" for p in push)
+    ]
+    spec = [
+        SpecConstant(s["name"], s["type"], s["default"], tuple(s.get("choices", []))) for s in d.get("spec", [])
+    ]
+    shader = d.get("shader", f"{d['name']}.comp")
+    variants = [
+        Variant(
+            v["name"], v.get("shader", shader), dict(v.get("defines", {})), dict(v.get("types", {})),
+            tuple(v.get("requires", [])), v.get("prefer"),
+        )
+        for v in d.get("variants", [{"name": "default"}])
+    ]  # fmt: skip
+    cost = d.get("cost", {})
+    window = Window(**d["window"]) if "window" in d else None
+    return Contract(
+        name=d["name"], summary=d["summary"], source=d.get("source", ""),
+        symbols=tuple(d.get("symbols", [])), bindings=bindings, push=tuple(push), spec=tuple(spec),
+        workgroup=tuple(str(s) for s in d["workgroup"]["size"]),
+        grid=tuple(str(s) for s in d["dispatch"]["grid"]),
+        cost_bytes=str(cost.get("bytes", "0")), cost_flops=str(cost.get("flops", "0")),
+        nmse=float(d.get("tolerance", {}).get("nmse", 1e-7)), variants=tuple(variants), window=window,
+    )  # fmt: skip
+
+
+def check(c: Contract) -> None:
+    """Consistency of a contract within itself. Raises ContractError."""
+    known = {*c.symbols, *(p.name for p in c.push), *(s.name for s in c.spec)}
+    for b in c.bindings:
+        if b.access not in ("read", "write", "read_write"):
+            raise ContractError(f"binding {b.name}: access {b.access!r}, expected read, write or read_write")
+        for e in b.shape:
+            _check_names(f"binding {b.name} shape", e, known)
+    for p in c.push:
+        if p.type not in PUSH_TYPES:
+            raise ContractError(f"push {p.name}: type {p.type!r}, expected one of {', '.join(PUSH_TYPES)}")
+        if p.value is not None:
+            _check_names(f"push {p.name}", p.value, known)
+    if c.push_bytes > MAX_PUSH_BYTES:
+        raise ContractError(f"push constants take {c.push_bytes} bytes, expected at most {MAX_PUSH_BYTES}")
+    for what, exprs in (("grid", c.grid), ("workgroup", c.workgroup), ("cost", (c.cost_bytes, c.cost_flops))):
+        for e in exprs:
+            _check_names(what, e, known)
+    if len(c.grid) != 3 or len(c.workgroup) != 3:
+        raise ContractError("grid and workgroup size need three entries each")
+    if c.window and c.window.push not in {p.name for p in c.push}:
+        raise ContractError(f"window push field {c.window.push!r} is not in the push list")
+
+
+def _check_names(what: str, expression: str, known: set[str]) -> None:
+    missing = expressions.names(expression) - known
+    if missing:
+        raise ContractError(f"{what}: {expression!r} uses {sorted(missing)[0]!r}, which nothing defines")
+
+
+_EXTENSIONS = (
+    "GL_EXT_control_flow_attributes", "GL_KHR_shader_subgroup_basic", "GL_KHR_shader_subgroup_arithmetic",
+    "GL_KHR_shader_subgroup_shuffle", "GL_KHR_shader_subgroup_ballot", "GL_KHR_shader_subgroup_vote",
+    "GL_EXT_shader_16bit_storage", "GL_EXT_shader_8bit_storage", "GL_EXT_shader_explicit_arithmetic_types",
+)  # fmt: skip
+
+
+def glsl_interface(c: Contract) -> str:
+    """The generated head that a shader includes: extensions, buffers, push block `p`, constants, local size."""
+    lines = [f"// Generated from kernels/{c.name}.toml"]
+    lines += [f"#extension {e} : enable" for e in _EXTENSIONS]
+    ids = {s.name: i for i, s in enumerate(c.spec)}
+    lines += [f"layout(constant_id = {ids[s.name]}) const {s.type} {s.name} = {s.default};" for s in c.spec]
+    sizes = []
+    for axis, expression in zip("xyz", c.workgroup, strict=True):
+        if expression in ids:
+            sizes.append(f"local_size_{axis}_id = {ids[expression]}")
+        else:
+            sizes.append(f"local_size_{axis} = {int(expressions.evaluate(expression, {}))}")
+    lines.append(f"layout({', '.join(sizes)}) in;")
+    qualifier = {"read": "readonly ", "write": "writeonly ", "read_write": ""}
+    for i, b in enumerate(c.bindings):
+        for view, kind in b.glsl.items():
+            lines.append(
+                f"layout(set = 0, binding = {i}, std430) {qualifier[b.access]}buffer B_{view} {{ {kind} {view}[]; }};"
+            )
+    if c.push:
+        fields = " ".join(f"{p.type} {p.name};" for p in c.push)
+        lines.append(f"layout(push_constant, std430) uniform Push {{ {fields} }} p;")
+    return "\n".join(lines) + "\n"
