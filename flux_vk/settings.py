@@ -1,0 +1,221 @@
+"""Every environment variable that flux_vk reads, typed and explained, in this one place.
+
+Not for: options of the command lines or arguments of the library (those win over the variables here).
+docs/environment.md is written from this module: `python -m flux_vk.settings > docs/environment.md`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from flux_vk.errors import InputError
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("", "0", "false", "no", "off")
+
+
+@dataclass(frozen=True)
+class Variable(Generic[T_co]):
+    """One environment variable: its name, the default in words, what it does, and how its text is read.
+
+    `parse` gets the variable's text ("" when unset) and the whole environment; it raises InputError on a
+    value it cannot read.
+    """
+
+    name: str
+    default: str
+    doc: str
+    parse: Callable[[str, Mapping[str, str]], T_co]
+    used_by: str = "run time"
+
+
+def _text(text: str, env: Mapping[str, str]) -> str | None:
+    return text.strip() or None
+
+
+def _path(text: str, env: Mapping[str, str]) -> Path | None:
+    return Path(text).expanduser() if text.strip() else None
+
+
+def _bad(name: str, text: str, expected: str) -> InputError:
+    return InputError(f"{name}={text!r}: expected {expected}; correct or unset it")
+
+
+def _flag(name: str) -> Callable[[str, Mapping[str, str]], bool]:
+    def parse(text: str, env: Mapping[str, str]) -> bool:
+        word = text.strip().lower()
+        if word in _TRUE:
+            return True
+        if word in _FALSE:
+            return False
+        raise _bad(name, text, f"one of {', '.join((*_TRUE, *_FALSE[1:]))}")
+
+    return parse
+
+
+def _integer(name: str) -> Callable[[str, Mapping[str, str]], int | None]:
+    def parse(text: str, env: Mapping[str, str]) -> int | None:
+        if not text.strip():
+            return None
+        try:
+            return int(text)
+        except ValueError:
+            raise _bad(name, text, "an integer") from None
+
+    return parse
+
+
+def _log_level(text: str, env: Mapping[str, str]) -> str:
+    word = text.strip().lower() or "warning"
+    if word not in LOG_LEVELS:
+        raise _bad("FLUX_VK_LOG", text, f"one of {', '.join(LOG_LEVELS)}")
+    return word
+
+
+def _cache_dir(text: str, env: Mapping[str, str]) -> Path:
+    if text.strip():
+        return Path(text).expanduser()
+    xdg = env.get("XDG_CACHE_HOME", "")
+    # The XDG base directory specification: a relative XDG_CACHE_HOME is invalid and to be ignored.
+    base = Path(xdg) if os.path.isabs(xdg) else Path(env.get("HOME") or "~").expanduser() / ".cache"
+    return base / "flux_vk"
+
+
+DEVICE = Variable(
+    "FLUX_VK_DEVICE",
+    "the best device: discrete before integrated before CPU",
+    "The device to use: its index in `python -m flux_vk.info`, or a part of its name (case does not matter). "
+    "`--device` and `fx.Device(select=...)` win over it.",
+    _text,
+)
+LOG = Variable(
+    "FLUX_VK_LOG",
+    "warning",
+    f"How much is logged to standard error: {', '.join(LOG_LEVELS)}.",
+    _log_level,
+)
+CACHE_DIR = Variable(
+    "FLUX_VK_CACHE_DIR",
+    "`$XDG_CACHE_HOME/flux_vk`, else `~/.cache/flux_vk`",
+    "The folder of the pipeline caches, one file per device and driver. It may be deleted at any time.",
+    _cache_dir,
+)
+NO_CACHE = Variable(
+    "FLUX_VK_NO_CACHE",
+    "0",
+    "1: neither read nor write the folder above.",
+    _flag("FLUX_VK_NO_CACHE"),
+)
+MARKERS = Variable(
+    "FLUX_VK_MARKERS",
+    "0",
+    "1: label every dispatch with its kernel's name (VK_EXT_debug_utils), so that validation messages and "
+    "GPU captures name it.",
+    _flag("FLUX_VK_MARKERS"),
+)
+REFERENCE = Variable(
+    "FLUX_VK_REFERENCE",
+    "`../shared/reference` beside the repository",
+    "The folder of large reference data (real vocabularies, models with recorded logits). Tests that need "
+    "it are skipped, with the reason, where it is not there.",
+    _path,
+    used_by="tests",
+)
+TEST_SEED = Variable(
+    "FLUX_VK_TEST_SEED",
+    "a new one for every run, printed in its first lines",
+    "The seed (an integer) of the random data in tests: repeats a run.",
+    _integer("FLUX_VK_TEST_SEED"),
+    used_by="tests",
+)
+KOMPUTE_SDIST = Variable(
+    "FLUX_VK_KOMPUTE_SDIST",
+    "unset: the build fetches it from the package index",
+    "A local copy of the source release `kp-0.9.0.tar.gz`, or a folder where it is unpacked: the build then "
+    "fetches nothing.",
+    _path,
+    used_by="build",
+)
+
+VARIABLES: tuple[Variable[object], ...] = (
+    DEVICE,
+    LOG,
+    CACHE_DIR,
+    NO_CACHE,
+    MARKERS,
+    REFERENCE,
+    TEST_SEED,
+    KOMPUTE_SDIST,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The environment as flux_vk understands it; one field a variable, described in docs/environment.md."""
+
+    device: str | None
+    log: str
+    cache_dir: Path
+    no_cache: bool
+    markers: bool
+    reference: Path | None
+    test_seed: int | None
+    kompute_sdist: Path | None
+
+
+def settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the variables from `environ` (default: the process's own, afresh on every call).
+
+    Raises InputError naming the variable, the value found and those expected.
+    """
+    env: Mapping[str, str] = os.environ if environ is None else environ
+
+    def read(variable: Variable[T]) -> T:
+        return variable.parse(env.get(variable.name, ""), env)
+
+    return Settings(
+        device=read(DEVICE),
+        log=read(LOG),
+        cache_dir=read(CACHE_DIR),
+        no_cache=read(NO_CACHE),
+        markers=read(MARKERS),
+        reference=read(REFERENCE),
+        test_seed=read(TEST_SEED),
+        kompute_sdist=read(KOMPUTE_SDIST),
+    )
+
+
+def environment_page() -> str:
+    """The text of docs/environment.md."""
+    lines = [
+        "# Environment variables",
+        "",
+        "<!-- Written by `python -m flux_vk.settings > docs/environment.md`; edit flux_vk/settings.py. -->",
+        "",
+        "Options on a command line and arguments in a program win over these. Flags take 1/true/yes/on or",
+        "0/false/no/off. A value that cannot be understood stops the program with one line that names it.",
+        "",
+        "| variable | used by | default | what it does |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| `{v.name}` | {v.used_by} | {v.default} | {v.doc} |" for v in VARIABLES]
+    lines += [
+        "",
+        "Two variables of other projects are useful with it: `VK_LOADER_DEBUG=error` makes the Vulkan loader",
+        "say why it finds no driver; `LP_NUM_THREADS` sets how many threads Mesa's lavapipe (the CPU device)",
+        "runs shaders on.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(environment_page(), end="")
