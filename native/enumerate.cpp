@@ -1,0 +1,125 @@
+#include "enumerate.hpp"
+
+#include <cstring>
+
+#include "errors.hpp"
+
+namespace py = pybind11;
+
+namespace flux {
+
+std::shared_ptr<vk::Instance> make_instance() {
+    vk::ApplicationInfo application("flux_vk", 1, "flux_vk", 1, VK_API_VERSION_1_3);
+    auto instance = std::make_shared<vk::Instance>();
+    // A 1.0 loader refuses versions above its own; every loader since 1.1 accepts them.
+    *instance = vk::createInstance(vk::InstanceCreateInfo({}, &application));
+    return instance;
+}
+
+bool has_extension(const vk::PhysicalDevice& device, const char* name) {
+    for (const auto& e : device.enumerateDeviceExtensionProperties())
+        if (std::strcmp(e.extensionName, name) == 0) return true;
+    return false;
+}
+
+Features::Features(const vk::PhysicalDevice& device) {
+    has_v13 = device.getProperties().apiVersion >= VK_API_VERSION_1_3;
+    base.pNext = &v11;
+    v11.pNext = &v12;
+    if (has_v13) v12.pNext = &v13;
+    device.getFeatures2(&base);
+}
+
+static py::list feature_words(const vk::PhysicalDevice& device) {
+    Features f(device);
+    py::list words;
+    auto add = [&](bool there, const char* word) {
+        if (there) words.append(word);
+    };
+    add(f.v11.storageBuffer16BitAccess, "storage16");
+    add(f.v12.storageBuffer8BitAccess, "storage8");
+    add(f.v12.shaderFloat16, "float16");
+    add(f.v12.shaderInt8, "int8");
+    add(f.base.features.shaderInt16, "int16");
+    add(f.base.features.shaderInt64, "int64");
+    if (f.has_v13) {
+        add(f.v13.subgroupSizeControl, "subgroup_size_control");
+        add(f.v13.shaderIntegerDotProduct, "integer_dot");
+    }
+    add(has_extension(device, "VK_KHR_cooperative_matrix"), "cooperative_matrix");
+    vk::PhysicalDeviceSubgroupProperties subgroup;
+    vk::PhysicalDeviceProperties2 properties;
+    properties.pNext = &subgroup;
+    device.getProperties2(&properties);
+    if (subgroup.supportedStages & vk::ShaderStageFlagBits::eCompute) {
+        using Bit = vk::SubgroupFeatureFlagBits;
+        add(bool(subgroup.supportedOperations & Bit::eArithmetic), "subgroup_arith");
+        add(bool(subgroup.supportedOperations & Bit::eShuffle), "subgroup_shuffle");
+        add(bool(subgroup.supportedOperations & Bit::eBallot), "subgroup_ballot");
+    }
+    return words;
+}
+
+static std::string version_text(uint32_t v) {
+    return std::to_string(VK_API_VERSION_MAJOR(v)) + "." + std::to_string(VK_API_VERSION_MINOR(v)) + "." +
+           std::to_string(VK_API_VERSION_PATCH(v));
+}
+
+static py::dict describe(const vk::PhysicalDevice& device) {
+    vk::PhysicalDeviceSubgroupProperties subgroup;
+    vk::PhysicalDeviceMaintenance3Properties maintenance;
+    vk::PhysicalDeviceDriverProperties driver;
+    vk::PhysicalDeviceProperties2 properties;
+    properties.pNext = &subgroup;
+    subgroup.pNext = &maintenance;
+    maintenance.pNext = &driver;
+    device.getProperties2(&properties);
+    const auto& p = properties.properties;
+    py::dict d;
+    d["name"] = std::string(p.deviceName.data());
+    d["type"] = vk::to_string(p.deviceType);
+    d["api_version"] = version_text(p.apiVersion);
+    d["usable"] = p.apiVersion >= VK_API_VERSION_1_2;
+    d["vendor_id"] = p.vendorID;
+    d["device_id"] = p.deviceID;
+    d["driver_version"] = p.driverVersion;
+    d["driver"] = std::string(driver.driverName.data()) + " " + std::string(driver.driverInfo.data());
+    py::list uuid;
+    for (uint8_t byte : p.pipelineCacheUUID) uuid.append(int(byte));
+    d["cache_uuid"] = uuid;
+    py::dict limits;
+    limits["max_storage_buffer_range"] = uint64_t(p.limits.maxStorageBufferRange);
+    limits["max_allocation"] = uint64_t(maintenance.maxMemoryAllocationSize);
+    limits["storage_alignment"] = uint64_t(p.limits.minStorageBufferOffsetAlignment);
+    limits["max_push_bytes"] = p.limits.maxPushConstantsSize;
+    limits["max_shared_bytes"] = p.limits.maxComputeSharedMemorySize;
+    limits["max_workgroup_invocations"] = p.limits.maxComputeWorkGroupInvocations;
+    limits["max_bindings"] = p.limits.maxPerStageDescriptorStorageBuffers;
+    py::list counts, sizes;
+    for (int i = 0; i < 3; i++) {
+        counts.append(p.limits.maxComputeWorkGroupCount[i]);
+        sizes.append(p.limits.maxComputeWorkGroupSize[i]);
+    }
+    limits["max_grid"] = counts;
+    limits["max_workgroup_size"] = sizes;
+    limits["subgroup_size"] = subgroup.subgroupSize;
+    limits["timestamp_period_ns"] = p.limits.timestampComputeAndGraphics ? p.limits.timestampPeriod : 0.0f;
+    d["limits"] = limits;
+    d["features"] = feature_words(device);
+    uint64_t local = 0;
+    auto memory = device.getMemoryProperties();
+    for (uint32_t i = 0; i < memory.memoryHeapCount; i++)
+        if (memory.memoryHeaps[i].flags & vk::MemoryHeapFlagBits::eDeviceLocal) local += memory.memoryHeaps[i].size;
+    d["memory"] = local;
+    return d;
+}
+
+py::list enumerate_devices() {
+    auto instance = make_instance();
+    py::list out;
+    for (const auto& device : instance->enumeratePhysicalDevices()) out.append(describe(device));
+    instance->destroy();
+    return out;
+}
+
+}  // namespace flux
