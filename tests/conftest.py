@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +34,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # Command lines started by tests import this tree from any working directory.
     paths = [str(REPO), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    if str(REPO) not in sys.path:
-        sys.path.insert(0, str(REPO))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -75,7 +72,7 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def device() -> Iterator[Device]:
-    """One Vulkan device for the whole run: FLUX_VK_DEVICE or the best. Without Vulkan tests fail, not skip."""
+    """One Vulkan device for the whole run: FLUX_VK_DEVICE or the best. Without Vulkan, tests fail."""
     from flux_vk.gpu import Device
 
     yield Device()
