@@ -1,0 +1,72 @@
+# make run     set everything up and let the demo model write        make test   set everything up and run all tests
+# make setup   the set-up alone      make lint   ruff and mypy       make wheel  a wheel in dist/
+# make native  the compiled module   make shaders  the SPIR-V        make clean  remove what was built (distclean: .venv too)
+#
+# Every target may be called again: what is up to date is left alone. PYTHON=python3.12 chooses the Python of .venv.
+
+PYTHON ?= python3
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+PYTEST_ARGS ?=
+PROMPT ?= It was in July
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+# The package itself is only linked (a .pth file); module and SPIR-V are built in place by the targets below.
+LINK := --config-settings=wheel.cmake=false --editable
+CMAKE_DIR = build/cmake-$(shell $(PY) -c 'import sys; print(sys.implementation.cache_tag)')
+
+.PHONY: run test setup lint wheel native shaders clean distclean packages packages-test
+.DEFAULT_GOAL := setup
+
+run: setup
+	@$(PY) -m flux_vk.run -p "$(PROMPT)" -n 64
+
+setup: packages $(VENV)/installed
+	@$(MAKE) --no-print-directory native shaders
+
+test: packages-test $(VENV)/installed-test
+	@$(MAKE) --no-print-directory native shaders
+	@$(MAKE) --no-print-directory lint
+	$(PY) -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy --strict
+
+packages:
+	@bash native/system_packages.sh run $(PYTHON)
+
+packages-test:
+	@bash native/system_packages.sh test $(PYTHON)
+
+$(PY): | packages
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(PY)
+	$(PIP) $(LINK) '.[build]'
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml | $(PY)
+	$(PIP) $(LINK) '.[test]'
+	@touch $(VENV)/installed $@
+
+# Both tools look at every source and do nothing when nothing has changed, so no stamp file can lie about it.
+native: $(VENV)/installed
+	@[ -e $(CMAKE_DIR)/CMakeCache.txt ] || cmake -S . -B $(CMAKE_DIR) -DFLUX_VK_INPLACE=ON \
+	    -DPython_EXECUTABLE="$(CURDIR)/$(PY)" --log-level=STATUS
+	@cmake --build $(CMAKE_DIR) --parallel $(JOBS) --target _kompute -- --no-print-directory
+
+shaders: $(VENV)/installed
+	@$(PY) native/compile_shaders.py --out flux_vk/spirv
+
+wheel: packages $(VENV)/installed
+	$(PY) -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
+	@ls -1t dist/*.whl | head -n 1
+
+clean:
+	rm -rf build dist flux_vk/spirv flux_vk/_kompute*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
