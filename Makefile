@@ -12,8 +12,7 @@ PROMPT ?= It was in July
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
-# The package itself is only linked (a .pth file); module and SPIR-V are built in place by the targets below.
-LINK := --config-settings=wheel.cmake=false --editable
+# An editable install only links the package (a .pth file); module and SPIR-V are built in place by targets below.
 CMAKE_DIR = build/cmake-$(shell $(PY) -c 'import sys; print(sys.implementation.cache_tag)')
 
 .PHONY: run test setup lint wheel native shaders clean distclean packages packages-test
@@ -44,16 +43,16 @@ $(PY): | packages
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml | $(PY)
-	$(PIP) $(LINK) '.[build]'
+	$(PIP) --editable '.[build]'
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml | $(PY)
-	$(PIP) $(LINK) '.[test]'
+	$(PIP) --editable '.[test]'
 	@touch $(VENV)/installed $@
 
 # Both tools look at every source and do nothing when nothing has changed, so no stamp file can lie about it.
 native: $(VENV)/installed
-	@[ -e $(CMAKE_DIR)/CMakeCache.txt ] || cmake -S . -B $(CMAKE_DIR) -DFLUX_VK_INPLACE=ON \
+	@[ -e $(CMAKE_DIR)/Makefile ] || cmake -G "Unix Makefiles" -S . -B $(CMAKE_DIR) -DFLUX_VK_INPLACE=ON \
 	    -DPython_EXECUTABLE="$(CURDIR)/$(PY)" --log-level=STATUS
 	@cmake --build $(CMAKE_DIR) --parallel $(JOBS) --target _kompute -- --no-print-directory
 
@@ -61,7 +60,8 @@ shaders: $(VENV)/installed
 	@$(PY) native/compile_shaders.py --out flux_vk/spirv
 
 wheel: packages $(VENV)/installed
-	$(PY) -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
+	$(PY) -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation \
+	    --config-settings=build-dir=build/wheel-{wheel_tag} --wheel-dir dist .
 	@ls -1t dist/*.whl | head -n 1
 
 clean:
