@@ -1,1 +1,29 @@
-"""flux_vk: language models as Vulkan dispatch chains."""
+"""flux_vk: language models as Vulkan dispatch chains.
+
+    import flux_vk as fx
+    m = fx.load("model.gguf")
+    for piece in m.generate("It was in July", max_tokens=64):
+        print(piece, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Arena": "gpu.chain", "Buffer": "gpu.buffer", "Chain": "gpu.chain", "Device": "gpu.device",
+    "FluxError": "errors", "Model": "engine.model", "SamplingParams": "decode.params", "Tokenizer": "text.tokenizer",
+    "load": "engine.model",
+}  # fmt: skip
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    """Names are looked up late, so that `import flux_vk` stays light and works where Vulkan does not."""
+    if name not in _HOMES:
+        raise AttributeError(f"flux_vk has no {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -23,6 +23,10 @@ from flux_vk.errors import FluxError  # noqa: E402  (the package is not installe
 from flux_vk.gpu.contract import Contract, Variant, glsl_interface, load  # noqa: E402
 
 
+# What the contract's head cannot say, because it is itself included.
+HEAD = "#version 450\n#extension GL_GOOGLE_include_directive : require\n#line 2\n"
+
+
 def sources_digest() -> bytes:
     """Hash of what every kernel depends on: shared heads and the generator."""
     digest = hashlib.sha256()
@@ -46,10 +50,12 @@ def compile_variant(contract: Contract, variant: Variant, generated: Path, out: 
     defines = [f"-D{key}={value}" for key, value in variant.defines.items()]
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "out.spv"
+        prepared = Path(folder) / variant.shader
+        prepared.write_text(source.read_text().replace("#version 450\n", HEAD, 1))
         command = [
             os.environ.get("GLSLANG_VALIDATOR", "glslangValidator"), "-V", "--target-env", "vulkan1.2",
             f"-I{generated}", f"-I{ROOT / 'shaders'}", f"-I{ROOT / 'shaders' / 'include'}", *defines,
-            "-P#extension GL_GOOGLE_include_directive : enable", str(source), "-o", str(made),
+            str(prepared), "-o", str(made),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:

@@ -1,0 +1,193 @@
+"""A kernel call checked against its contract: symbols solved from shapes, constants packed, large bindings windowed.
+
+Not for: deciding when the resulting dispatches run.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentError, ContractError
+from . import expressions, kernels
+from .buffer import Buffer
+from .contract import PUSH_TYPES, Contract, Variant
+from .steps import Dispatch
+
+if TYPE_CHECKING:
+    from .device import BaseDevice
+
+Number = int | float
+
+
+def solve_symbols(c: Contract, buffers: Mapping[str, Buffer], given: Mapping[str, Number]) -> dict[str, Number]:
+    """Values of the contract's symbols from the buffers' shapes; `given` ones are taken as they are.
+
+    Raises ArgumentError naming kernel, argument, shape wanted and shape got.
+    """
+    values: dict[str, Number] = {s: given[s] for s in c.symbols if s in given}
+    pending: list[tuple[str, int, str, int]] = []
+    for b in c.bindings:
+        if b.name not in buffers or not b.shape:
+            continue
+        shape = buffers[b.name].shape
+        if len(shape) != len(b.shape):
+            raise ArgumentError(
+                f"{c.name}: {b.name} has shape {list(shape)}, expected [{', '.join(b.shape)}] ({len(b.shape)} dimensions)"
+            )
+        for axis, (wanted, got) in enumerate(zip(b.shape, shape, strict=True)):
+            if wanted in c.symbols and wanted not in values:
+                values[wanted] = got
+            else:
+                pending.append((b.name, axis, wanted, got))
+    known = {**given, **values}
+    for name, axis, wanted, got in pending:
+        try:
+            value = expressions.evaluate(wanted, known)
+        except ContractError as error:
+            raise ArgumentError(f"{c.name}: cannot check {name}'s shape: {error}; pass it by keyword") from None
+        if value != got:
+            shown = ", ".join(f"{k}={v}" for k, v in values.items())
+            raise ArgumentError(
+                f"{c.name}: {name} has {got} elements along axis {axis}, expected {wanted} = {value} (with {shown})"
+            )
+    return values
+
+
+def build(
+    device: BaseDevice,
+    kernel: str,
+    args: Mapping[str, Any],
+    variant: str | None = None,
+    indirect: Buffer | None = None,
+) -> list[Dispatch]:
+    """The dispatches of one call: none for an empty grid, several where a binding is windowed."""
+    c = kernels.contract(kernel)
+    buffers, numbers = _split(c, args)
+    for b in c.bindings:
+        if b.name in buffers and b.type != "*" and buffers[b.name].dtype != b.type:
+            raise ArgumentError(f"{c.name}: {b.name} is {buffers[b.name].dtype}, expected {b.type}")
+    chosen = c.variant(variant) if variant else _choose(device, c, buffers)
+    env: dict[str, Number] = dict(numbers)
+    for s in c.spec:
+        env.setdefault(s.name, s.default)
+    symbols = solve_symbols(c, buffers, env)
+    env.update(symbols)
+    left_out = frozenset(b.name for b in c.bindings if b.name not in buffers)
+    for b in c.bindings:
+        if b.optional:
+            env.setdefault(f"has_{b.name}", int(b.name not in left_out))
+    made = []
+    for window, first in _windows(device, c, buffers):
+        values = dict(env)
+        bound = dict(buffers)
+        if window is not None and c.window is not None:
+            bound[c.window.binding] = window
+            symbol = c.binding(c.window.binding).shape[0]
+            values[symbol] = window.shape[0]
+            values[c.window.push] = first
+        dispatch = _one(device, c, chosen, bound, left_out, values, indirect)
+        if dispatch is not None:
+            made.append(dispatch)
+    return made
+
+
+def _split(c: Contract, args: Mapping[str, Any]) -> tuple[dict[str, Buffer], dict[str, Number]]:
+    bindings = {b.name for b in c.bindings}
+    scalars = {*c.symbols, *(p.name for p in c.push), *(s.name for s in c.spec)}
+    buffers: dict[str, Buffer] = {}
+    numbers: dict[str, Number] = {}
+    for name, value in args.items():
+        if name in bindings:
+            if value is None and c.binding(name).optional:
+                continue
+            if not isinstance(value, Buffer):
+                raise ArgumentError(f"{c.name}: {name} is {type(value).__name__}, expected a Buffer (see device.array)")
+            buffers[name] = value
+        elif name in scalars:
+            numbers[name] = value
+        else:
+            raise ArgumentError(
+                f"{c.name}: no argument {name!r}; it has buffers {', '.join(sorted(bindings))} and scalars "
+                f"{', '.join(sorted(scalars)) or 'none'}"
+            )
+    missing = [b.name for b in c.bindings if b.name not in buffers and not b.optional]
+    if missing:
+        raise ArgumentError(f"{c.name}: buffer {missing[0]!r} is missing")
+    return buffers, numbers
+
+
+def _choose(device: BaseDevice, c: Contract, buffers: Mapping[str, Buffer]) -> Variant:
+    return kernels.choose(c, {n: b.dtype for n, b in buffers.items()}, device.features, device.kind)
+
+
+def _windows(device: BaseDevice, c: Contract, buffers: Mapping[str, Buffer]) -> list[tuple[Buffer | None, int]]:
+    if c.window is None:
+        return [(None, 0)]
+    whole = buffers[c.window.binding]
+    if whole.nbytes <= device.max_range:
+        return [(whole, 0)]
+    row = whole.row_bytes or whole.nbytes // whole.shape[0]
+    unit = device.alignment // math.gcd(row, device.alignment)  # rows between two aligned offsets
+    step = device.max_range // row // unit * unit
+    if step == 0:
+        raise ArgumentError(f"{c.name}: one row of {c.window.binding} takes {row} bytes, more than {device.max_range}")
+    n = whole.shape[0]
+    return [(whole.rows(first, min(first + step, n)), first) for first in range(0, n, step)]
+
+
+def _one(
+    device: BaseDevice,
+    c: Contract,
+    variant: Variant,
+    buffers: Mapping[str, Buffer],
+    left_out: frozenset[str],
+    values: dict[str, Number],
+    indirect: Buffer | None,
+) -> Dispatch | None:
+    push = []
+    for p in c.push:
+        if p.value is not None:
+            value = expressions.evaluate(p.value, values)
+        elif p.name in values:
+            value = values[p.name]
+        elif p.default is not None:
+            value = p.default
+        else:
+            raise ArgumentError(f"{c.name}: {p.name} ({p.type}) is missing")
+        values[p.name] = value
+        try:
+            push.append(struct.pack("<" + PUSH_TYPES[p.type], value if p.type == "float" else int(value)))
+        except struct.error:
+            raise ArgumentError(f"{c.name}: {p.name} is {value}, which does not fit {p.type}") from None
+    spec = []
+    for s in c.spec:
+        value = int(values[s.name])
+        spec.append(value & 0xFFFFFFFF)
+    grid = tuple(int(expressions.evaluate(e, values)) for e in c.grid)
+    if 0 in grid and indirect is None:
+        return None
+    for axis, (n, most) in enumerate(zip(grid, device.limits["max_grid"], strict=True)):
+        if n > most:
+            raise ArgumentError(f"{c.name}: {n} workgroups along axis {axis}, the device allows {most}")
+    ordered = {}
+    for b in c.bindings:
+        buffer = buffers[b.name] if b.name in buffers else device.dummy
+        if buffer.nbytes == 0:
+            buffer = device.dummy
+        if buffer.offset % device.alignment:
+            raise ArgumentError(
+                f"{c.name}: {b.name} begins at byte {buffer.offset} of its memory; this device binds at multiples of "
+                f"{device.alignment}"
+            )
+        if buffer.nbytes > device.max_range:
+            raise ArgumentError(
+                f"{c.name}: {b.name} has {buffer.nbytes} bytes; one binding spans at most {device.max_range} on this device"
+            )
+        ordered[b.name] = buffer
+    return Dispatch(
+        c, variant, tuple(spec), ordered, left_out, b"".join(push), (grid[0], grid[1], grid[2]),
+        float(expressions.evaluate(c.cost_bytes, values)), float(expressions.evaluate(c.cost_flops, values)), indirect,
+    )  # fmt: skip

@@ -1,0 +1,342 @@
+"""Devices: choosing one, its memory, its pipelines, moving data to and from it.
+
+Not for: what runs on it (chain.py) or how a submit is waited for (record.py).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ArgumentError, OutOfDeviceMemory, UnknownDevice
+from ..settings import settings
+from . import kernels, native
+from .buffer import NUMPY_TYPES, Buffer, Memory, dtype_of
+from .contract import SCALAR_BYTES
+
+log = logging.getLogger("flux_vk.gpu")
+
+_RANK = {"discrete": 0, "integrated": 1, "virtual": 2, "cpu": 3}
+_KINDS = {"DiscreteGpu": "discrete", "IntegratedGpu": "integrated", "VirtualGpu": "virtual", "Cpu": "cpu"}
+SMALL = 1 << 20  # buffers up to this share slabs
+SLAB = 16 << 20
+STAGING = 32 << 20
+
+
+def list_devices() -> list[dict[str, Any]]:
+    """Every Vulkan device, with `index` and `kind` added to what the driver says. Raises VulkanUnavailable."""
+    found = native.enumerate_devices()
+    for index, d in enumerate(found):
+        d["index"] = index
+        d["kind"] = _KINDS.get(d["type"], "other")
+    return found
+
+
+def select_device(select: int | str | None = None) -> dict[str, Any]:
+    """The device asked for by index or name part (default: FLUX_VK_DEVICE, else the best one).
+
+    Raises UnknownDevice listing the devices there are.
+    """
+    found = list_devices()
+    wanted = select if select is not None else settings().device
+    usable = [d for d in found if d["usable"]]
+    table = "; ".join(f"{d['index']}: {d['name']} ({d['kind']}, Vulkan {d['api_version']})" for d in found)
+    if wanted is None:
+        if not usable:
+            raise UnknownDevice(f"no device with Vulkan 1.2 or newer; found {table}")
+        return min(usable, key=lambda d: (_RANK.get(d["kind"], 4), d["index"]))
+    if isinstance(wanted, int) or str(wanted).isdigit():
+        match = [d for d in found if d["index"] == int(wanted)]
+    else:
+        match = [d for d in usable if str(wanted).lower() in d["name"].lower()]
+    if not match:
+        raise UnknownDevice(f"device {wanted!r} is not there; devices: {table}")
+    if not match[0]["usable"]:
+        raise UnknownDevice(f"device {match[0]['name']} has Vulkan {match[0]['api_version']}; 1.2 or newer is needed")
+    return match[0]
+
+
+class BaseDevice:
+    """What chains need of a device: limits, features, and buffers. `NullDevice` is the one without Vulkan."""
+
+    name: str
+    kind: str
+    features: frozenset[str]
+    limits: dict[str, Any]
+
+    @property
+    def alignment(self) -> int:
+        """Bytes at which a bound range may begin (at least 16)."""
+        return max(16, int(self.limits["storage_alignment"]))
+
+    @property
+    def max_range(self) -> int:
+        """Bytes that one binding may span."""
+        return int(self.limits["max_storage_buffer_range"])
+
+    def allocate(self, nbytes: int, kind: str = "device") -> Memory:
+        raise NotImplementedError
+
+    def upload(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
+        raise NotImplementedError
+
+    def download(self, buffer: Buffer) -> npt.NDArray[Any]:
+        raise NotImplementedError
+
+    def empty(self, shape: tuple[int, ...], dtype: str = "f32", kind: str = "device") -> Buffer:
+        """Uninitialised device memory of this shape and dtype."""
+        nbytes = int(np.prod(shape, dtype=np.int64)) * SCALAR_BYTES[dtype]
+        memory, offset = self._take(nbytes, kind)
+        return Buffer(self, memory, offset, nbytes, dtype, tuple(int(s) for s in shape))
+
+    def host(self, shape: tuple[int, ...], dtype: str = "f32") -> Buffer:
+        """Zeroed memory that the host sees too (`.view()`), for small things that change every step."""
+        buffer = self.empty(shape, dtype, kind="readback")
+        if buffer.memory.host is not None:
+            buffer.memory.host[buffer.offset : buffer.end] = 0
+        return buffer
+
+    def array(self, array: npt.NDArray[Any]) -> Buffer:
+        """Upload a NumPy array (float32, float16, uint32, int32, uint16, int16, uint8, int8)."""
+        array = np.ascontiguousarray(array)
+        buffer = self.empty(array.shape, dtype_of(array))
+        if buffer.nbytes:
+            self.upload(buffer, array)
+        return buffer
+
+    def zeros(self, shape: tuple[int, ...], dtype: str = "f32") -> Buffer:
+        """Zeroed device memory."""
+        return self.filled(shape, dtype, 0)
+
+    def filled(self, shape: tuple[int, ...], dtype: str, byte: int) -> Buffer:
+        """Device memory with every byte set to `byte`."""
+        buffer = self.empty(shape, dtype)
+        if buffer.nbytes:
+            self.upload(buffer, np.full(buffer.nbytes, byte, np.uint8))
+        return buffer
+
+    def _take(self, nbytes: int, kind: str) -> tuple[Memory, int]:
+        return self.allocate(max(16, -(-nbytes // 16) * 16), kind), 0
+
+
+class Device(BaseDevice):
+    """A Vulkan device. `select`: index or name part; default FLUX_VK_DEVICE, else discrete before integrated before CPU.
+
+    Buffers, chains and models hold on to their device; it is released with the last of them. Methods may be called from
+    several threads. Raises VulkanUnavailable, UnknownDevice.
+    """
+
+    def __init__(self, select: int | str | None = None) -> None:
+        self.info = select_device(select)
+        self.name = self.info["name"]
+        self.kind = self.info["kind"]
+        self.features = frozenset(self.info["features"])
+        self.limits = self.info["limits"]
+        self._cache_file = self._find_cache_file()
+        cache = self._cache_file.read_bytes() if self._cache_file and self._cache_file.exists() else b""
+        self._cache_size = len(cache)
+        self.native = native.module().Context(self.info["index"], cache)
+        self._lock = threading.RLock()
+        self._pipelines: dict[tuple[Any, ...], Any] = {}
+        self._live: weakref.WeakSet[Memory] = weakref.WeakSet()
+        self._slabs: dict[str, tuple[Memory, int]] = {}
+        self._staging: Memory | None = None
+        self._dummy: Buffer | None = None
+        _save_caches.add(self)
+        log.debug("device %s (%s), features %s", self.name, self.kind, " ".join(sorted(self.features)))
+
+    def __repr__(self) -> str:
+        return f"Device({self.name!r}, {self.kind})"
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    def allocate(self, nbytes: int, kind: str = "device") -> Memory:
+        """One Vulkan allocation of its own; kind: device, host (written by the CPU), readback (read by it).
+
+        Raises OutOfDeviceMemory with the bytes asked for and free; the device stays usable.
+        """
+        limit = int(self.limits["max_allocation"])
+        if nbytes > limit:
+            raise OutOfDeviceMemory(f"one allocation of {nbytes} bytes asked for; this device allows at most {limit}")
+        made = self.native.allocate(nbytes, kind)
+        memory = Memory(nbytes, made, np.frombuffer(made, np.uint8) if made.mapped else None)
+        with self._lock:
+            self._live.add(memory)
+        return memory
+
+    def _take(self, nbytes: int, kind: str) -> tuple[Memory, int]:
+        if nbytes > SMALL:
+            return self.allocate(-(-nbytes // 16) * 16, kind), 0
+        step = max(self.alignment, 64)
+        need = -(-max(nbytes, 1) // step) * step
+        with self._lock:
+            memory, used = self._slabs.get(kind, (None, SLAB))
+            if memory is None or used + need > memory.nbytes:
+                memory, used = self.allocate(SLAB, kind), 0
+            self._slabs[kind] = (memory, used + need)
+        return memory, used
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: `total` and `free` on the device (the machine's for CPU drivers), `allocated` by this process's flux_vk."""
+        total, free = self.native.heap_bytes()
+        with self._lock:
+            allocated = sum(m.nbytes for m in self._live)
+        if self.kind == "cpu":
+            total, free = _machine_memory()
+        elif free < 0:
+            free = max(0, total - allocated)
+        return {"total": total, "free": free, "allocated": allocated}
+
+    @property
+    def dummy(self) -> Buffer:
+        """A small buffer bound in place of optional ones that were left out."""
+        with self._lock:
+            if self._dummy is None:
+                self._dummy = self.zeros((64,), "u32")
+        return self._dummy
+
+    # -- moving data ----------------------------------------------------------------------------------------------
+
+    def upload(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
+        raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        if raw.nbytes != buffer.nbytes:
+            raise ArgumentError(f"writing {raw.nbytes} bytes to {buffer}: expected {buffer.nbytes}")
+        host = buffer.memory.host
+        if host is not None:
+            host[buffer.offset : buffer.end] = raw
+            return
+        with self._lock:
+            for at in range(0, raw.nbytes, STAGING):
+                part = raw[at : at + STAGING]
+                self._staging_view()[: part.nbytes] = part
+                self._flush_staging(buffer, at, part.nbytes)
+
+    def download(self, buffer: Buffer) -> npt.NDArray[Any]:
+        out = np.empty(buffer.nbytes, np.uint8)
+        host = buffer.memory.host
+        if host is not None:
+            out[:] = host[buffer.offset : buffer.end]
+        else:
+            with self._lock:
+                view = self._staging_view()
+                for at in range(0, buffer.nbytes, STAGING):
+                    n = min(STAGING, buffer.nbytes - at)
+                    source = (buffer.memory.native, buffer.offset + at, n)
+                    self._transfer(source, (self._staged().native, 0, n))
+                    out[at : at + n] = view[:n]
+        if buffer.dtype not in NUMPY_TYPES or buffer.row_bytes:
+            return out.reshape(buffer.shape[0], -1) if buffer.row_bytes else out
+        return out.view(NUMPY_TYPES[buffer.dtype]).reshape(buffer.shape)
+
+    def _staged(self) -> Memory:
+        if self._staging is None:
+            self._staging = self.allocate(STAGING, "readback")
+        return self._staging
+
+    def _staging_view(self) -> npt.NDArray[np.uint8]:
+        host = self._staged().host
+        assert host is not None
+        return host
+
+    def _flush_staging(self, buffer: Buffer, at: int, n: int) -> None:
+        self._transfer((self._staged().native, 0, n), (buffer.memory.native, buffer.offset + at, n))
+
+    def _transfer(self, source: tuple[Any, int, int], target: tuple[Any, int, int]) -> None:
+        recording = self.native.recording(0, 0)
+        recording.copy(source, target)
+        recording.submit()
+        recording.wait()
+
+    def weight(self, raw: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, int]) -> Buffer:
+        """Upload GGUF blocks of `shape` (rows, row length) in the device layout (flux_vk.formats.layout).
+
+        Goes a few MB at a time, straight into device memory where the host sees it.
+        """
+        from ..formats import layout
+
+        n, k = shape
+        stride = layout.row_stride(dtype, k)
+        memory, offset = self._take(n * stride, "device")
+        buffer = Buffer(self, memory, offset, n * stride, dtype, (n, k), row_bytes=stride)
+        host = memory.host
+        if host is not None:
+            layout.pack_into(raw, dtype, shape, host[offset : offset + n * stride].reshape(n, stride))
+            return buffer
+        source = raw.reshape(n, -1)
+        step = max(1, STAGING // stride)
+        with self._lock:
+            for first in range(0, n, step):
+                count = min(step, n - first)
+                target = self._staging_view()[: count * stride].reshape(count, stride)
+                layout.pack_into(source[first : first + count].reshape(-1), dtype, (count, k), target)
+                self._flush_staging(buffer, first * stride, count * stride)
+        return buffer
+
+    # -- pipelines ------------------------------------------------------------------------------------------------
+
+    def pipeline(self, kernel: str, variant: str, spec: tuple[int, ...]) -> Any:
+        """The native pipeline of one kernel variant with these specialization constants; made once."""
+        key = (kernel, variant, spec)
+        with self._lock:
+            found = self._pipelines.get(key)
+        if found is None:
+            c = kernels.contract(kernel)
+            code = kernels.spirv(kernel, variant)
+            made = self.native.pipeline(f"{kernel}--{variant}", code, len(c.bindings), c.push_bytes, list(spec), 0)
+            with self._lock:
+                found = self._pipelines.setdefault(key, made)
+        return found
+
+    def _find_cache_file(self) -> Path | None:
+        s = settings()
+        if s.no_cache:
+            return None
+        uuid = "".join(f"{b:02x}" for b in self.info["cache_uuid"])
+        return s.cache_dir / f"pipelines-{self.info['vendor_id']:x}-{self.info['device_id']:x}-{uuid}.bin"
+
+    def save_pipeline_cache(self) -> None:
+        """Write the pipeline cache to disk where it has grown (also done at exit)."""
+        if self._cache_file is None:
+            return
+        data = self.native.cache_data()
+        if len(data) <= self._cache_size:
+            return
+        try:
+            self._cache_file.parent.mkdir(parents=True, exist_ok=True)
+            partial = self._cache_file.with_suffix(f".{os.getpid()}.part")
+            partial.write_bytes(data)
+            partial.replace(self._cache_file)
+            self._cache_size = len(data)
+        except OSError as error:
+            log.debug("pipeline cache not written: %s", error)
+
+
+_save_caches: weakref.WeakSet[Device] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    for device in list(_save_caches):
+        with contextlib.suppress(Exception):  # the driver may be gone already; a cache is only a convenience
+            device.save_pipeline_cache()
+
+
+def _machine_memory() -> tuple[int, int]:
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = page * os.sysconf("SC_PHYS_PAGES")
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return total, int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return total, page * os.sysconf("SC_AVPHYS_PAGES")
