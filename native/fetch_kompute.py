@@ -56,14 +56,25 @@ def download(folder: Path) -> Path:
     """Fetch the source release through pip into `folder`."""
     # pip's isolated builds point PYTHONPATH at a folder of their own; the pip named there is the one to use first.
     plain = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    arguments = ["download", "--no-binary", ":all:", "--no-deps", "--quiet", "--dest", str(folder), REQUIREMENT]
+    arguments = [
+        "download",
+        "--no-binary",
+        ":all:",
+        "--no-deps",
+        "--quiet",
+        "--dest",
+        str(folder),
+        REQUIREMENT,
+    ]
     attempts = [([sys.executable, "-m", "pip"], dict(os.environ)), ([sys.executable, "-m", "pip"], plain)]
     found = shutil.which("pip3") or shutil.which("pip")
     if found:
         attempts.append(([found], plain))
     said = ""
     for command, environment in attempts:
-        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, *arguments], env=environment, capture_output=True, text=True, check=False
+        )
         archive = folder / f"{RELEASE}.tar.gz"
         if done.returncode == 0 and archive.is_file():
             return archive
@@ -79,7 +90,9 @@ def check(archive: Path) -> None:
     """Raise FetchError unless the archive is the release, byte for byte."""
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != SHA256:
-        raise FetchError(f"{archive}: sha256 {found}, expected {SHA256}; this is not the {RELEASE} source release")
+        raise FetchError(
+            f"{archive}: sha256 {found}, expected {SHA256}; this is not the {RELEASE} source release"
+        )
 
 
 def unpack(archive: Path, folder: Path) -> None:
