@@ -14,6 +14,7 @@ from flux_vk.errors import ModelError
 from flux_vk.models.config import ModelConfig, RopeConfig
 from flux_vk.models.registry import read_config
 from flux_vk.models.rope import frequencies, magnitude, read_factors
+from flux_vk.models.tensors import VECTOR_TYPES, read_floats
 
 if TYPE_CHECKING:
     from flux_vk.formats.gguf import GGUFFile
@@ -33,22 +34,16 @@ def forward(f: GGUFFile, ids: npt.ArrayLike, context: int | None = None) -> Arra
 def dequantize(f: GGUFFile, name: str) -> Array:
     """A tensor of any type as float64 in its own shape (through the `gguf` package for quantised types)."""
     info = f.tensors[name]
-    raw = np.asarray(f.raw(name))
-    if info.type == "f32":
-        values = raw.view(np.float32)
-    elif info.type == "f16":
-        values = raw.view(np.float16).astype(np.float32)
-    elif info.type == "bf16":
-        values = (raw.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
-    else:
-        try:
-            from gguf import GGMLQuantizationType
-            from gguf.quants import dequantize as gguf_dequantize
-        except ImportError:
-            raise ModelError(f"tensor {name} is {info.type}: the reference needs the `gguf` package for it") from None
-        kind = GGMLQuantizationType[info.type.upper()]
-        values = gguf_dequantize(raw.reshape(info.shape[0], -1), kind)
-    return values.reshape(info.shape).astype(np.float64)
+    if info.type in VECTOR_TYPES:
+        return read_floats(f, name).astype(np.float64)
+    try:
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize as gguf_dequantize
+    except ImportError:
+        raise ModelError(f"tensor {name} is {info.type}: the reference needs the `gguf` package for it") from None
+    blocks = f.raw(name).reshape(info.shape[0], -1)
+    values = gguf_dequantize(blocks, GGMLQuantizationType[info.type.upper()])
+    return np.asarray(values, dtype=np.float64).reshape(info.shape)
 
 
 def rms_norm(x: Array, w: Array, eps: float) -> Array:

@@ -27,7 +27,10 @@ SHORT_FACTORS = "rope_factors_short.weight"
 
 @dataclass(frozen=True)
 class RopeTable:
-    """What the kernels take. `turns` uint32[n_rot/2]: angle of pair i per position, in units of 2^-32 turns."""
+    """What the kernels take. `turns` uint32[n_rot/2]: angle of pair i per position, in units of 2^-32 turns.
+
+    A model without rotation has one entry that is never read.
+    """
 
     turns: npt.NDArray[np.uint32]
     mscale: float
@@ -99,6 +102,8 @@ def read_factors(f: GGUFFile, rope: RopeConfig, context: int) -> npt.NDArray[np.
 
 def rope_tables(f: GGUFFile, cfg: ModelConfig, context: int) -> list[RopeTable]:
     """One table for each of `cfg.ropes`, for a session of `context` tokens."""
-    return [
-        RopeTable(to_turns(frequencies(rope, read_factors(f, rope, context))), magnitude(rope)) for rope in cfg.ropes
-    ]
+    tables = []
+    for rope in cfg.ropes:
+        turns = to_turns(frequencies(rope, read_factors(f, rope, context)))
+        tables.append(RopeTable(turns if turns.size else np.zeros(1, np.uint32), magnitude(rope)))
+    return tables

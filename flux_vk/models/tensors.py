@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from flux_vk.errors import ModelError
 from flux_vk.models.config import ModelConfig
 from flux_vk.models.registry import architecture
@@ -81,3 +84,18 @@ def check_tensors(f: GGUFFile, cfg: ModelConfig) -> list[TensorSpec]:
                 f"variant that is not supported"
             )
     return present
+
+
+def read_floats(f: GGUFFile, name: str) -> npt.NDArray[np.float32]:
+    """A tensor of type f32, f16 or bf16 as float32 in its own shape."""
+    info = f.tensors[name]
+    raw = f.raw(name)
+    if info.type == "f32":
+        values = raw.view(np.float32)
+    elif info.type == "f16":
+        values = raw.view(np.float16).astype(np.float32)
+    elif info.type == "bf16":
+        values = (raw.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    else:
+        raise ModelError(f"tensor {name} has type {info.type}; expected one of {', '.join(VECTOR_TYPES)}")
+    return values.reshape(info.shape)

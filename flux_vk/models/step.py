@@ -1,0 +1,216 @@
+"""The chain of one forward step: a ragged batch of rows, each with a token, a position and a slot of the paged cache.
+
+`Step` is the vocabulary in which the architectures' files write their layers. Not for: choosing rows and pages
+(flux_vk.engine) or what happens with the logits (flux_vk.decode).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flux_vk.errors import ArgumentError
+from flux_vk.gpu.matmul import matmul
+from flux_vk.models.registry import architecture
+
+if TYPE_CHECKING:
+    from flux_vk.gpu import Buffer, Chain
+    from flux_vk.models.config import ModelConfig
+    from flux_vk.models.weights import Weights
+
+MAX_GROUP = 8
+"""Most query heads that one workgroup of the attention kernel takes; more need too many registers."""
+
+
+@dataclass
+class StepIO:
+    """The buffers between a step and its surroundings; those of rows may have more rows than a step uses.
+
+    ids, pos, slot u32[R]; logit_rows u32[M] (rows of the batch whose logits are wanted); pages u32[S, P] and slot_info
+    u32[S, 4] as the attention kernel reads them; kcache, vcache: one [pages, kv_heads, page_size, head_dim] a layer, f16
+    or f32; logits f32[M, V].
+    """
+
+    ids: Buffer
+    pos: Buffer
+    slot: Buffer
+    logit_rows: Buffer
+    pages: Buffer
+    slot_info: Buffer
+    kcache: list[Buffer]
+    vcache: list[Buffer]
+    logits: Buffer
+
+
+def build_step(
+    chain: Chain, cfg: ModelConfig, weights: Weights, io: StepIO, rows: int, n_logits: int | None = None
+) -> None:
+    """Appends a forward step over the first `rows` rows to a chain.
+
+    n_logits: `rows` or None = logits of every row, in order; a smaller number = of the rows that io.logit_rows names;
+    0 = none, the step only fills the cache. Raises ArgumentError where sizes do not fit.
+    """
+    n_logits = rows if n_logits is None else n_logits
+    if not 0 <= n_logits <= rows:
+        raise ArgumentError(f"n_logits = {n_logits}: expected 0 to {rows}, the number of rows")
+    if len(io.kcache) != cfg.n_layers or len(io.vcache) != cfg.n_layers:
+        raise ArgumentError(f"StepIO has caches for {len(io.kcache)} layers; the model has {cfg.n_layers}")
+    step = Step(chain, cfg, weights, io, rows, n_logits)
+    layer = architecture(cfg.arch).layer
+    x = step.embed()
+    for i in range(cfg.n_layers):
+        x = layer(step, i, x)
+    if n_logits:
+        step.head(x)
+
+
+@dataclass
+class Step:
+    """One step being built. Methods append dispatches and return the buffer of the result, f32[rows, width]."""
+
+    chain: Chain
+    cfg: ModelConfig
+    weights: Weights
+    io: StepIO
+    rows: int
+    n_logits: int
+    _normed: dict[str, tuple[Buffer, Buffer]] = field(default_factory=dict)
+
+    def embed(self) -> Buffer:
+        """Rows of the token embedding, scaled as the model wants it."""
+        x = self._new(self.rows, self.cfg.dim)
+        ids = self.io.ids.rows(0, self.rows)
+        self.chain.embed(ids=ids, w=self.weights["token_embd.weight"], y=x, scale=self.cfg.embed_scale)
+        return x
+
+    def rms_norm(self, x: Buffer, name: str) -> Buffer:
+        """x / rms(x) * weight; nothing to do where `add` has made it already."""
+        made = self._normed.pop(name, None)
+        if made is not None and made[0] is x:
+            return made[1]
+        y = self._new(*x.shape)
+        self.chain.rms_norm(x=x, w=self.weights[f"{name}.weight"], y=y, eps=self.cfg.norm_eps)
+        return y
+
+    def add_rms_norm(self, x: Buffer, r: Buffer, name: str) -> tuple[Buffer, Buffer]:
+        """s = x + r and its norm."""
+        s, y = self._new(*x.shape), self._new(*x.shape)
+        self.chain.add_rms_norm(x=x, r=r, w=self.weights[f"{name}.weight"], s=s, y=y, eps=self.cfg.norm_eps)
+        return s, y
+
+    def add(self, x: Buffer, r: Buffer, next_norm: str) -> Buffer:
+        """x + r. The norm that will be asked of it next is computed in the same pass."""
+        s, y = self.add_rms_norm(x, r, next_norm)
+        self._normed[next_norm] = (s, y)
+        return s
+
+    def linear(self, x: Buffer, *names: str, residual: Buffer | None = None) -> Buffer:
+        """x W^T (+ bias where the file has one) (+ residual). Several names: their results side by side in one buffer."""
+        widths = [self.weights[f"{name}.weight"].shape[0] for name in names]
+        y = self._new(x.shape[0], sum(widths))
+        offset = 0
+        with self.chain.disjoint():
+            for name, width in zip(names, widths, strict=True):
+                matmul(
+                    self.chain,
+                    w=self.weights[f"{name}.weight"],
+                    x=x,
+                    y=y,
+                    bias=self.weights.get(f"{name}.bias"),
+                    residual=residual,
+                    y_stride=y.shape[1],
+                    y_offset=offset,
+                )
+                offset += width
+        return y
+
+    def attention(self, i: int, qkv: Buffer) -> Buffer:
+        """Norm (where the model has it) and rotation of q and k, k and v into layer i's cache, attention over it."""
+        cfg, io, layer = self.cfg, self.io, self.cfg.layers[i]
+        rope, table = cfg.ropes[layer.rope], self.weights.ropes[layer.rope]
+        kcache, vcache = io.kcache[i], io.vcache[i]
+        place = {
+            "pos": io.pos.rows(0, self.rows),
+            "slot": io.slot.rows(0, self.rows),
+            "pages": io.pages,
+            "slot_info": io.slot_info,
+            "kcache": kcache,
+            "vcache": vcache,
+        }
+        norms = {}
+        if cfg.qk_norm:
+            norms["qnorm"] = self.weights[f"blk.{i}.attn_q_norm.weight"]
+            norms["knorm"] = self.weights[f"blk.{i}.attn_k_norm.weight"]
+        self.chain.rope_store(
+            qkv=qkv,
+            turns=table.turns,
+            heads=cfg.n_heads,
+            kv_heads=cfg.n_kv_heads,
+            head_dim=cfg.head_dim,
+            n_rot=rope.n_rot,
+            mscale=table.mscale,
+            eps=cfg.norm_eps,
+            NEOX=int(rope.neox),
+            PS=kcache.shape[2],
+            **place,
+            **norms,
+        )
+        y = self._new(self.rows, cfg.q_width)
+        self.chain.attention(
+            q=qkv,
+            y=y,
+            heads=cfg.n_heads,
+            kv_heads=cfg.n_kv_heads,
+            scale=cfg.attn_scale,
+            softcap=cfg.attn_softcap,
+            window=layer.window,
+            HEAD_DIM=cfg.head_dim,
+            GROUP=heads_per_workgroup(cfg.n_heads // cfg.n_kv_heads),
+            PS=kcache.shape[2],
+            **place,
+        )
+        return y
+
+    def output_rows(self, i: int, x: Buffer, a: Buffer) -> tuple[Buffer, Buffer]:
+        """After the last layer's attention only the rows whose logits are wanted matter: keeps those of x and a.
+
+        Without logits nothing matters any more; one row is carried on, which costs next to nothing.
+        """
+        if i + 1 < self.cfg.n_layers or self.n_logits == self.rows:
+            return x, a
+        if self.n_logits == 0:
+            return x.rows(0, 1), a.rows(0, 1)
+        return self._gather(x), self._gather(a)
+
+    def swiglu(self, x: Buffer) -> Buffer:
+        """silu(left half) * right half."""
+        y = self._new(x.shape[0], x.shape[1] // 2)
+        self.chain.swiglu(x=x, y=y)
+        return y
+
+    def geglu(self, x: Buffer) -> Buffer:
+        """gelu(left half) * right half, GELU in its tanh form."""
+        y = self._new(x.shape[0], x.shape[1] // 2)
+        self.chain.geglu(x=x, y=y)
+        return y
+
+    def head(self, x: Buffer) -> None:
+        """Output norm, output matrix and soft-cap, into io.logits."""
+        n = self.rms_norm(x, "output_norm")
+        logits = self.io.logits.rows(0, self.n_logits)
+        matmul(self.chain, w=self.weights["output.weight"], x=n, y=logits)
+        if self.cfg.final_softcap:
+            self.chain.softcap(x=logits, cap=self.cfg.final_softcap)
+
+    def _gather(self, x: Buffer) -> Buffer:
+        y = self._new(self.n_logits, x.shape[1])
+        self.chain.gather(x=x, idx=self.io.logit_rows.rows(0, self.n_logits), y=y)
+        return y
+
+    def _new(self, *shape: int) -> Buffer:
+        return self.chain.scratch(shape, "f32")
+
+
+def heads_per_workgroup(group: int) -> int:
+    """Query heads of one KV head that a workgroup of `attention` takes: all, or an even share of at most MAX_GROUP."""
+    return -(-group // -(-group // MAX_GROUP))
