@@ -1,4 +1,4 @@
-"""Brings Kompute's C++ sources to a folder of the build: fetched by pip, or from a local copy; the hash is checked.
+"""Brings Kompute's C++ sources to a folder of the build: fetched by pip or from a local copy, hash checked.
 
 Not for: compiling them (CMakeLists.txt does). Standard library only; it runs before anything is installed.
 Usage: python native/fetch_kompute.py --out DIR     prints the folder that holds src/Manager.cpp
@@ -28,7 +28,7 @@ class FetchError(Exception):
 
 
 def fetch(out: Path, local: Path | None = None) -> Path:
-    """Return a folder with Kompute's sources: `local` itself when it is one, else `out/kp-0.9.0`, unpacked once."""
+    """Return a folder with Kompute's sources: `local` if it is one, else `out/kp-0.9.0`, unpacked once."""
     if local is not None and local.is_dir():
         for folder in (local, local / RELEASE):
             if (folder / _PROOF).is_file():
@@ -54,7 +54,7 @@ def fetch(out: Path, local: Path | None = None) -> Path:
 
 def download(folder: Path) -> Path:
     """Fetch the source release through pip into `folder`."""
-    # pip's isolated builds point PYTHONPATH at a folder of their own; the pip named there is the one to use first.
+    # pip's isolated builds point PYTHONPATH at a folder of their own; a pip found there is used first.
     plain = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     arguments = [
         "download",
