@@ -187,7 +187,7 @@ def check_content(wheel: Path, repo_root: Path) -> None:
 
 @pytest.mark.slow
 def test_wheel(repo_root: Path, tmp_path: Path) -> None:
-    """It holds what running needs; installed into a venv of its own and called from another folder, it runs."""
+    """It holds what running needs; installed into a venv and called from another folder, it runs."""
     wheel = build_wheel(repo_root, tmp_path)
     check_content(wheel, repo_root)
     home = tmp_path / "venv"
