@@ -1,5 +1,4 @@
-"""Byte-pair vocabularies (`tokenizer.ggml.model` = "gpt2"): plain text to ids through the `tokenizers`
-library.
+"""Byte-pair vocabularies (`tokenizer.ggml.model` = "gpt2"): plain text to ids through `tokenizers`.
 
 Not for: special tokens (tokenizer.py cuts them out first).
 """

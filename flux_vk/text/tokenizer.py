@@ -147,7 +147,7 @@ class Tokenizer:
         return b"" if hidden and not special else piece
 
     def leading_space(self, token_id: int) -> bool:
-        """Whether this token, standing first, begins with the space that `encode` put in front of the text."""
+        """Whether this token, standing first, begins with the space that `encode` put before the text."""
         return (
             self.vocab.add_space_prefix
             and self._types[token_id] in (TokenType.NORMAL, TokenType.BYTE)

@@ -57,9 +57,7 @@ class HasMetadata(Protocol):
 
 @dataclass(frozen=True)
 class Vocab:
-    """A checked vocabulary; no token has type UNDEFINED. `scores` is empty for byte-pair models, `merges`
-    for SentencePiece.
-    """
+    """A checked vocabulary: `scores` is empty for byte pairs, `merges` for SentencePiece; no type UNDEFINED."""
 
     model: Model
     pre: str
