@@ -1,0 +1,171 @@
+// One weight type read by lanes that each walk a row of their own, 16 bytes a load, for devices where every
+// lane's load is a branch and a few scalar instructions (llvmpipe): whole sub-blocks of 32 weights, scales for 256.
+// Needs the views `w16` (u64vec2), `w8` (uint64_t) and `w` (uint) of the weights, and the define QTYPE.
+#include "include/quant_types.glsl"
+
+#if QTYPE == F32
+#define Q_STEP 1u                    // sub-blocks in a QPart
+#define Q_WORDS 8
+#elif Q_FLOAT
+#define Q_STEP 1u
+#define Q_WORDS 4
+#elif QTYPE == Q8_0
+#define Q_STEP 2u
+#define Q_WORDS 4
+#elif QTYPE == Q2_K || QTYPE == Q3_K
+#define Q_STEP 2u
+#define Q_WORDS 1
+#else
+#define Q_STEP 2u
+#define Q_WORDS 2
+#endif
+
+struct QPart {
+    uvec4 qs[Q_WORDS];
+    uvec4 q2;
+    uvec2 qh, dm;
+};
+
+struct QScales {
+    uvec4 word;                      // 16 bits a sub-block; .x belongs to the pair at hand
+    vec2 super;                      // d, minus dmin
+};
+
+// The levels of iq4_nl and iq4_xs, two a lane: a look-up is a shuffle among eight lanes.
+struct QTable {
+    float low, high;
+    uint lane0;
+};
+
+QTable q_table(uint lane, uint lane0) {
+    QTable t;
+    t.lane0 = lane0;
+#if Q_LEVELS
+    t.low = q_level(lane);
+    t.high = q_level(lane + 8u);
+#endif
+    return t;
+}
+
+float q_look(uint i, QTable t) {
+    uint from = t.lane0 + (i & 7u);
+    float low = subgroupShuffle(t.low, from), high = subgroupShuffle(t.high, from);
+    return (i & 8u) == 0u ? low : high;
+}
+
+vec4 q_lookup(uint v, QTable t) {
+    return vec4(q_look(v & 15u, t), q_look((v >> 8) & 15u, t), q_look((v >> 16) & 15u, t), q_look(v >> 24, t));
+}
+
+uvec4 q_load16(uint at) {
+    u64vec2 v = w16[at];
+    return uvec4(unpackUint2x32(v.x), unpackUint2x32(v.y));
+}
+
+uvec2 q_load8(uint at) { return unpackUint2x32(w8[at]); }
+
+// row: start of the row in 16-byte units; b: first sub-block, a multiple of Q_STEP. Past the last sub-block (an odd
+// count) it reads what follows in the row: zero scales, and the caller makes the activations zero.
+QPart q_part(uint row, uint nb, uint b) {
+    QPart r;
+#if Q_FLOAT
+    [[unroll]] for (uint j = 0u; j < Q_WORDS; j++) r.qs[j] = q_load16(row + b * Q_WORDS + j);
+#elif QTYPE == Q8_0
+    [[unroll]] for (uint j = 0u; j < Q_WORDS; j++) r.qs[j] = q_load16(row + b * 2u + j);
+#elif Q_HAS_NIBBLES
+    r.qs[0] = q_load16(row + b);
+    r.qs[1] = q_load16(row + b + 1u);
+#endif
+#if Q_HAS_QH
+    r.qh = q_load8(row * 2u + (q_qh_at(nb) >> 3) + (b >> 1));
+#endif
+#if Q_HAS_Q2
+    r.q2 = q_load16(row + (q_q2_at(nb) >> 4) + (b >> 1));
+#endif
+#if !Q_SUPER && Q_MIN
+    r.dm = q_load8(row * 2u + (q_scales_at(nb) >> 3) + (b >> 1));
+#endif
+    return r;
+}
+
+// Scales of sub-blocks b..b+7, b a multiple of 8.
+QScales q_scales(uint row, uint nb, uint b) {
+    QScales r;
+#if QTYPE == IQ4_XS
+    uvec2 v = q_load8(row * 2u + (q_scales_at(nb) >> 3) + (b >> 3));
+    r.word = uvec4(v.x, v.x >> 16, v.y, v.y >> 16);
+    r.word = (r.word & 0xffu) | ((r.word & 0xff00u) << 8);
+#elif !Q_FLOAT && (Q_SUPER || !Q_MIN)
+    r.word = q_load16(row + (q_scales_at(nb) >> 4) + (b >> 3));
+#endif
+#if Q_SUPER && Q_MIN
+    r.super = unpackHalf2x16(w[row * 4u + (q_super_at(nb) >> 2) + (b >> 3)]) * vec2(1.0, -1.0);
+#elif Q_SUPER
+    vec2 pair = unpackHalf2x16(w[row * 4u + (q_super_at(nb) >> 2) + (b >> 4)]);
+    r.super = vec2((b & 8u) == 0u ? pair.x : pair.y, 0.0);
+#endif
+    return r;
+}
+
+float q_signed_byte(uint v, uint i) { return float(int(v << (24u - 8u * i)) >> 24); }
+
+// (scale, offset) of weights 0-15 and of weights 16-31 of sub-block u of the part: weight = scale * stored + offset.
+vec4 q_factors(QScales s, QPart part, uint u) {
+#if Q_FLOAT
+    return vec4(1.0, 0.0, 1.0, 0.0);
+#else
+    vec2 low, high;
+#if !Q_SUPER && Q_MIN
+    low = high = unpackHalf2x16(part.dm[u]);
+#elif !Q_SUPER
+    float d = unpackHalf2x16(s.word.x)[u];
+    low = high = vec2(d, -Q_BIAS * d);
+#else
+    uint v = u == 0u ? s.word.x : s.word.x >> 16;
+#if QTYPE == Q2_K
+    low = s.super * vec2(float(int(v & 15u)), float(int((v >> 4) & 15u)));
+    high = s.super * vec2(float(int((v >> 8) & 15u)), float(int((v >> 12) & 15u)));
+#elif Q_MIN
+    low = high = s.super * vec2(float(int(v & 0xffu)), float(int((v >> 8) & 0xffu)));
+#else
+    low.x = s.super.x * q_signed_byte(v, 0u);
+    high.x = QTYPE == IQ4_XS ? low.x : s.super.x * q_signed_byte(v, 1u);
+    low.y = -Q_BIAS * low.x;
+    high.y = -Q_BIAS * high.x;
+#endif
+#endif
+    return vec4(low, high);
+#endif
+}
+
+// Stored values 4g..4g+3 of sub-block u, each times its part of Q_UNIT.
+vec4 q_group(QPart part, uint u, uint g, QTable table) {
+#if QTYPE == F32
+    return uintBitsToFloat(part.qs[g]);
+#elif QTYPE == F16
+    uvec4 v = part.qs[g >> 1];
+    return (g & 1u) == 0u ? vec4(unpackHalf2x16(v.x), unpackHalf2x16(v.y)) : vec4(unpackHalf2x16(v.z), unpackHalf2x16(v.w));
+#elif QTYPE == BF16
+    uvec4 v = part.qs[g >> 1];
+    uvec2 h = (g & 1u) == 0u ? v.xy : v.zw;
+    return uintBitsToFloat(uvec4(h.x << 16, h.x & 0xffff0000u, h.y << 16, h.y & 0xffff0000u));
+#else
+    uint v = 0u;
+#if QTYPE == Q8_0
+    v = part.qs[u * 2u + (g >> 2)][g & 3u] ^ 0x80808080u;
+#elif Q_HAS_NIBBLES
+    v = (part.qs[u][g & 3u] >> (g & 4u)) & 0x0f0f0f0fu;
+#endif
+#if Q_HAS_Q2
+    v |= ((part.q2[u * 2u + (g & 1u)] >> (g & 6u)) & 0x03030303u) << (QTYPE == Q6_K ? 4u : 0u);
+#endif
+#if Q_HAS_QH
+    v |= ((part.qh[u] >> g) & 0x01010101u) << (QTYPE == Q3_K ? 2u : 4u);
+#endif
+#if Q_LEVELS
+    return q_lookup(v, table);
+#else
+    return q_bytes_in_place(v);
+#endif
+#endif
+}
