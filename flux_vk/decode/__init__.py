@@ -1,0 +1,16 @@
+"""What turns logits into tokens: sampling parameters, per-slot state on the device, the sampling kernels' chain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOMES = {"SamplingParams": "params", "SamplerState": "state", "Logprobs": "state", "add_sampling": "sampling"}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"flux_vk.decode has no {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

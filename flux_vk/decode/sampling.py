@@ -1,0 +1,82 @@
+"""Appends sampling to a chain: five kernels turn logits into tokens, with nothing for the CPU to decide.
+
+Not for: models (they write the logits) or sequences (the engine fills row_slot and row_pos).
+"""
+
+from __future__ import annotations
+
+from ..errors import InputError
+from ..gpu.buffer import Buffer
+from ..gpu.chain import Chain
+from .params import MAX_BIAS
+from .state import TOP_WORDS, SamplerState
+
+BLOCKS_PER_GROUP = 64
+LOGITS_PER_GROUP = 4096
+_ROWS_STEP = 64  # windows start at multiples of it, which satisfies every device's offset alignment
+_MAX_ROWS = 1 << 15  # below the smallest limit on a grid's axis
+
+
+def add_sampling(
+    chain: Chain,
+    state: SamplerState,
+    logits: Buffer,
+    row_slot: Buffer,
+    row_pos: Buffer,
+    n: int,
+    *,
+    logprobs: bool = True,
+    exact: bool = False,
+) -> None:
+    """Sample one token for each of the first `n` rows.
+
+    logits f32[M, V] (bias and penalties are written into it and taken out again), row_slot u32[M] (slots differ from
+    row to row; a row whose slot is not below `state.slots` is left out), row_pos u32[M], position of the row's token:
+    the new one stands at row_pos + 1.
+    Writes slot_token, slot_pos, history, ring and, for slots that ask, log-probabilities. `logprobs=False` leaves out
+    their two kernels, for chains whose slots never ask. `exact=True` turns the short list off: every row goes by the
+    selection over the whole vocabulary, with the same tokens.
+    """
+    if logits.shape[1:] != (state.vocab,):
+        raise InputError(f"logits have shape {list(logits.shape)}; expected rows of {state.vocab}")
+    for name, buffer in (("logits", logits), ("row_slot", row_slot), ("row_pos", row_pos)):
+        if not 0 <= n <= buffer.shape[0]:
+            raise InputError(f"{name} has {buffer.shape[0]} rows; expected at least n = {n}")
+    limit = chain.device.max_range
+    fit = min(limit // (4 * state.vocab), _MAX_ROWS)
+    window = fit if fit >= n else max(fit // _ROWS_STEP, 1) * _ROWS_STEP
+    for start in range(0, n, window):
+        stop = min(start + window, n)
+        _add_rows(chain, state, logits.rows(start, stop), row_slot.rows(start, stop), row_pos.rows(start, stop), logprobs, exact)
+
+
+def _add_rows(
+    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, logprobs: bool, exact: bool
+) -> None:
+    rows, vocab = logits.shape
+    blocks = -(-vocab // LOGITS_PER_GROUP) * BLOCKS_PER_GROUP
+    s = state
+    top = None
+    if logprobs:
+        sums = chain.scratch((rows, blocks), "f32")
+        raw_maxima = chain.scratch((rows, blocks), "u32")
+        top = chain.scratch((rows, TOP_WORDS), "u32")
+        chain.sample_stats(logits=logits, row_slot=row_slot, params=s.params, maxima=raw_maxima, sums=sums)
+        chain.sample_top(logits=logits, row_slot=row_slot, params=s.params, maxima=raw_maxima, sums=sums, top=top)
+    saved = chain.scratch((rows, MAX_BIAS + s.history_size, 2), "u32")
+    maxima = chain.scratch((rows, blocks), "u32")
+    picked = chain.scratch((rows, 2), "u32")
+    chain.sample_adjust(
+        logits=logits, row_slot=row_slot, params=s.params, bias_id=s.bias_id, bias=s.bias, history=s.history,
+        hist_count=s.hist_count, saved=saved,
+    )  # fmt: skip
+    chain.sample_stats(logits=logits, row_slot=row_slot, params=s.params, maxima=maxima)
+    chain.sample_pick(
+        logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, maxima=maxima, picked=picked, exact=int(exact)
+    )
+    results = {"top": top} if top is not None else {}
+    chain.sample_commit(
+        logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, saved=saved, picked=picked,
+        slot_token=s.slot_token, slot_pos=s.slot_pos, history=s.history, hist_count=s.hist_count, ring=s.ring,
+        lp_ring=s.lp_ring, status=s.status, B=MAX_BIAS, **results,
+    )  # fmt: skip

@@ -1,0 +1,138 @@
+"""Everything the sampling kernels know about a slot, in device buffers: parameters, bias, history, position, results.
+
+Not for: recording the kernels (sampling.py) or deciding which sequence owns which slot (the engine).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import FluxError, InputError
+from ..gpu.buffer import Buffer
+from ..gpu.device import BaseDevice
+from .params import MAX_BIAS, MAX_LOGPROBS, SamplingParams
+
+PARAM_WORDS = 16
+TOP_WORDS = 2 + 2 * MAX_LOGPROBS
+MAX_VOCAB = 1 << 18  # ids have 18 bits in shaders/include/sample_select.glsl
+MAX_HISTORY = 2048  # shared memory of shaders/sample_adjust.comp
+_OFF = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """Log-probabilities at one position: of the drawn token, and of the most likely ones, best first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+def pack_params(params: SamplingParams) -> npt.NDArray[np.uint32]:
+    """The 16 words of one slot, in the order of the P_ constants in shaders/include/sample_math.glsl."""
+    words = np.zeros(PARAM_WORDS, np.uint32)
+    floats = words.view(np.float32)
+    words[0] = params.top_k
+    # Less 2^-20, so that rounding in the masses does not let one more token in.
+    words[1] = _OFF if params.top_p >= 1 else max(int(params.top_p * 2**32) - 4096, 0)
+    floats[2] = np.log(params.min_p) if params.min_p > 0 else -np.inf
+    floats[3] = 0.0 if params.greedy else min(1.0 / params.temperature, 1e30)
+    floats[4], floats[5] = params.repeat_penalty, 1.0 / params.repeat_penalty
+    floats[6], floats[7] = params.frequency_penalty, params.presence_penalty
+    words[8] = params.repeat_last_n if params.penalised else 0
+    words[9] = len(params.logit_bias)
+    words[10] = params.logprobs
+    words[11], words[12] = params.resolved_seed & 0xFFFFFFFF, params.resolved_seed >> 32
+    return words
+
+
+class SamplerState:
+    """Per-slot sampling state for `slots` sequences over a vocabulary of `vocab` tokens (at most 262144).
+
+    history: tokens remembered per slot for the penalties (at most 2048). ring: tokens the host may lag behind; the
+    token at position p stands in `ring[slot, p % ring]`. Other rooms read `slot_token` and `slot_pos`, u32[slots]: the
+    newest token of a slot and its position.
+    """
+
+    def __init__(self, dev: BaseDevice, slots: int, vocab: int, history: int = 1024, ring: int = 256) -> None:
+        for name, value, high in (
+            ("slots", slots, 65535), ("vocab", vocab, MAX_VOCAB), ("history", history, MAX_HISTORY), ("ring", ring, 1 << 20),
+        ):  # fmt: skip
+            if not 1 <= value <= high:
+                raise InputError(f"SamplerState: {name} is {value}; expected 1 to {high}")
+        self.device, self.slots, self.vocab, self.history_size, self.ring_size = dev, slots, vocab, history, ring
+        # One slot's parts start at multiples of 64 bytes or are small; nothing binds a single slot.
+        self.params = dev.empty((slots, PARAM_WORDS), "u32")
+        self.bias_id = dev.empty((slots, MAX_BIAS), "u32")
+        self.bias = dev.empty((slots, MAX_BIAS), "f32")
+        self.history = dev.empty((slots, history), "u32")
+        self.hist_count = dev.empty((slots,), "u32")
+        self.slot_token = dev.empty((slots,), "u32")
+        self.slot_pos = dev.empty((slots,), "u32")
+        self.ring = dev.host((slots, ring), "u32")
+        self.lp_ring = dev.host((slots, ring, TOP_WORDS), "u32")
+        self.status = dev.host((slots,), "u32")
+        for buffer in (self.params, self.hist_count, self.slot_token, self.slot_pos):
+            buffer.write(np.zeros(buffer.shape, np.uint32))
+        for host in (self.ring, self.lp_ring, self.status):
+            host.view()[...] = 0
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """All buffers, for memory reports."""
+        return (
+            self.params, self.bias_id, self.bias, self.history, self.hist_count, self.slot_token, self.slot_pos,
+            self.ring, self.lp_ring, self.status,
+        )  # fmt: skip
+
+    def set_slot(self, slot: int, params: SamplingParams, history_tokens: Sequence[int], pos: int) -> None:
+        """Give a slot to a sequence: its parameters, its tokens so far (the last are kept) and the next position.
+
+        Only while no step that uses the slot is in flight. Raises InputError where something does not fit.
+        """
+        if not 0 <= slot < self.slots:
+            raise InputError(f"slot is {slot}; expected 0 to {self.slots - 1}")
+        if params.penalised and params.repeat_last_n > self.history_size:
+            raise InputError(f"repeat_last_n is {params.repeat_last_n}; expected at most {self.history_size} here")
+        outside = [t for t in params.logit_bias if t >= self.vocab]
+        if outside:
+            raise InputError(f"logit_bias names token {outside[0]}; expected ids below {self.vocab}")
+        recent = np.asarray(list(history_tokens[-self.history_size :]), np.int64)
+        if recent.size and not (0 <= recent.min() and recent.max() < self.vocab):
+            raise InputError(f"history holds a token outside 0 to {self.vocab - 1}: min {recent.min()}, max {recent.max()}")
+        self.params.rows(slot, slot + 1).write(pack_params(params)[None])
+        if params.logit_bias:
+            ids = np.zeros((1, MAX_BIAS), np.uint32)
+            values = np.zeros((1, MAX_BIAS), np.float32)
+            ids[0, : len(params.logit_bias)] = list(params.logit_bias)
+            values[0, : len(params.logit_bias)] = list(params.logit_bias.values())
+            self.bias_id.rows(slot, slot + 1).write(ids)
+            self.bias.rows(slot, slot + 1).write(values)
+        tokens = np.zeros((1, self.history_size), np.uint32)
+        tokens[0, : recent.size] = recent
+        self.history.rows(slot, slot + 1).write(tokens)
+        last = int(recent[-1]) if recent.size else 0
+        for buffer, value in ((self.hist_count, recent.size), (self.slot_token, last), (self.slot_pos, pos)):
+            buffer.rows(slot, slot + 1).write(np.array([value], np.uint32))
+        self.status.view()[slot] = 0
+
+    def token(self, slot: int, position: int) -> int:
+        """The token at a position, once its step is done. Raises FluxError where the logits were not finite."""
+        failed = int(self.status.view()[slot])
+        if failed and failed <= position:
+            raise FluxError(
+                f"slot {slot}: the model produced no finite logits for position {failed}; "
+                "check the model file, and try kv_type='f32'"
+            )
+        return int(self.ring.view()[slot, position % self.ring_size])
+
+    def logprobs(self, slot: int, position: int) -> Logprobs:
+        """Log-probabilities at a position whose slot asked for them."""
+        words = self.lp_ring.view()[slot, position % self.ring_size].copy()
+        floats = words.view(np.float32)
+        top = tuple((int(words[2 + 2 * i]), float(floats[3 + 2 * i])) for i in range(int(words[0])))
+        return Logprobs(self.token(slot, position), float(floats[1]), top)

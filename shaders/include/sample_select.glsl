@@ -1,0 +1,128 @@
+// Exact selection over a whole row with one workgroup, for rows whose candidates do not fit into the short list.
+// Weights are integers, so sums are exact and need no order. After sample_collect.glsl; uses its shared arrays' room.
+
+const uint BY_COUNT = 0u;   // order: key descending; weight 1
+const uint BY_MASS = 1u;    // order: key descending; weight: mass at temperature 1
+const uint TIES = 2u;       // order: id ascending; only keys equal to cut_key; weight 1
+const uint DRAW = 3u;       // order: id ascending; weight: mass at the row's temperature
+
+shared uint s_bin_lo[256];
+shared uint s_bin_hi[256];
+
+// The cut in the order (key descending, id ascending): what lies up to it is kept.
+uint cut_key = 1u;
+uint cut_id = 0xFFFFFFFFu;
+float sel_top;              // largest logit
+float sel_inv_temp;
+
+bool inside(uint key, uint id) {
+    return key > cut_key || (key == cut_key && id <= cut_id);
+}
+
+struct Found {
+    uint key;       // where the running weight reaches the target
+    uvec2 rest;     // target minus the weight before that key
+    uvec2 here;     // weight of the elements with exactly that key
+};
+
+// Ids as 24-bit keys that fall with the id, so that the digits 16..23, 8..15, 0..7 hold 8, 8 and 2 bits of it.
+uint id_key(uint id) {
+    return ((0x3FFFFu - id) << 6) | 1u;
+}
+
+uint id_of_key(uint key) {
+    return 0x3FFFFu - (key >> 6);
+}
+
+uvec2 weight_of(uint mode, uint key) {
+    if (mode == BY_COUNT || mode == TIES) return uvec2(1u, 0u);
+    precise float d = value_of(key) - sel_top;
+    precise float t = d * sel_inv_temp;
+    return parts64(mass_parts(mode == DRAW ? t : d));
+}
+
+void tally(uint mode, uint row, uint shift, uint prefix, bool first) {
+    uint above = shift + 8u;
+    for (uint i = gl_LocalInvocationIndex; i < (p.V + 3u) / 4u; i += WG) {
+        uvec4 keys = load_keys(row, i);
+        for (uint c = 0u; c < 4u; c++) {
+            uint key = keys[c], id = 4u * i + c;
+            bool member = key != 0u && (mode == TIES ? key == cut_key : inside(key, id));
+            uint k = mode >= TIES ? id_key(id) : key;
+            member = member && (first || (k >> above) == (prefix >> above));
+            if (member) {
+                uvec2 w = weight_of(mode, key);
+                uint bin = (k >> shift) & 255u;
+                uint before = atomicAdd(s_bin_lo[bin], w.x);
+                uint carry = before + w.x < before ? 1u : 0u;
+                if (w.y + carry != 0u) atomicAdd(s_bin_hi[bin], w.y + carry);
+            }
+        }
+    }
+}
+
+// The first element, in the mode's order, at which the running weight reaches the target. The target is `arg` for the
+// counting modes, ceil(total * arg.x / 2^32) for BY_MASS, floor(total * arg / 2^64) + 1 for DRAW.
+Found select(uint mode, uint row, uvec2 arg) {
+    uint tid = gl_LocalInvocationIndex;
+    Found f = Found(0u, arg, uvec2(0u));
+    uint top_shift = mode >= TIES ? 16u : 24u;
+    for (int shift = int(top_shift); shift >= 0; shift -= 8) {
+        barrier();
+        for (uint b = tid; b < 256u; b += WG) {
+            s_bin_lo[b] = 0u;
+            s_bin_hi[b] = 0u;
+        }
+        barrier();
+        tally(mode, row, uint(shift), f.key, uint(shift) == top_shift);
+        barrier();
+        if (tid < 16u) {
+            uvec2 sum = uvec2(0u);
+            for (uint b = 16u * tid; b < 16u * tid + 16u; b++) sum = add64(sum, uvec2(s_bin_lo[b], s_bin_hi[b]));
+            s_lo[tid] = sum.x;
+            s_hi[tid] = sum.y;
+        }
+        barrier();
+        if (uint(shift) == top_shift && mode != BY_COUNT && mode != TIES) {
+            uvec2 total = uvec2(0u);
+            for (uint g = 0u; g < 16u; g++) total = add64(total, uvec2(s_lo[g], s_hi[g]));
+            f.rest = mode == BY_MASS ? share64(total, arg.x) : add64(mulhi64(total, arg), uvec2(1u, 0u));
+        }
+        uint group = 15u;
+        for (; group > 0u; group--) {
+            uvec2 w = uvec2(s_lo[group], s_hi[group]);
+            if (!less64(w, f.rest)) break;
+            f.rest = sub64(f.rest, w);
+        }
+        uint bin = 16u * group + 15u;
+        for (; bin > 16u * group; bin--) {
+            uvec2 w = uvec2(s_bin_lo[bin], s_bin_hi[bin]);
+            if (!less64(w, f.rest)) break;
+            f.rest = sub64(f.rest, w);
+        }
+        f.here = uvec2(s_bin_lo[bin], s_bin_hi[bin]);
+        f.key |= bin << uint(shift);
+    }
+    return f;
+}
+
+// Move the cut to the n best by (key, id).
+void cut_count(uint row, uint n) {
+    Found f = select(BY_COUNT, row, uvec2(n, 0u));
+    cut_key = f.key;
+    cut_id = 0xFFFFFFFFu;
+    if (less64(f.rest, f.here)) cut_id = id_of_key(select(TIES, row, f.rest).key);
+}
+
+// Move the cut to the shortest beginning of what is inside that holds the share (2^32 = 1) of its mass.
+void cut_mass(uint row, uint share) {
+    Found f = select(BY_MASS, row, uvec2(share, 0u));
+    if (f.key != cut_key) cut_id = 0xFFFFFFFFu;
+    cut_key = f.key;
+    uvec2 each = weight_of(BY_MASS, f.key);
+    uint n = 1u;                // ceil(rest / each): a row has at most 2^18 logits
+    for (uint step = 1u << 18; step > 0u; step >>= 1) {
+        if (less64(mul64(each, n + step - 1u), f.rest)) n += step;
+    }
+    if (less64(mul64(each, n), f.here)) cut_id = id_of_key(select(TIES, row, uvec2(n, 0u)).key);
+}
