@@ -106,7 +106,7 @@ class Codec(Protocol):
     def out(self) -> int: ...
 
     def encode(self, blocks: U8Array, at: int) -> U8Array:
-        """The plane's bytes [n * out], contiguous, of the field at byte `at` of the blocks [n, block bytes]."""
+        """The plane's contiguous bytes [n * out] of the field at byte `at` of the blocks [n, block bytes]."""
 
     def decode(self, plane: U8Array, blocks: U8Array, at: int) -> None:
         """Writes the field of every block from the plane's bytes [n * out], which may be changed."""

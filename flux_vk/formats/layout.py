@@ -29,7 +29,7 @@ CHUNK_BYTES = 1 << 19
 
 @dataclass(frozen=True)
 class Plane:
-    """One plane of a row: `nbytes` at `offset` from the row's start, `per_block` bytes for each GGUF block."""
+    """One plane of a row: `nbytes` at `offset` from the row's start, `per_block` bytes of it a GGUF block."""
 
     name: str
     offset: int
@@ -131,7 +131,7 @@ def pack(raw: npt.NDArray[Any], type: str, shape: tuple[int, ...]) -> U8Array:
 def pack_into(raw: npt.NDArray[Any], type: str, shape: tuple[int, ...], out: U8Array) -> None:
     """Like `pack`, into the given contiguous uint8 buffer of rows * row_stride bytes (any shape).
 
-    `out` is written once, in rising order, whole rows at a time, and never read: it may be mapped device memory.
+    `out` is written once, in rising order, whole rows at a time, never read: it may be mapped device memory.
     """
     kind, rows, k = blocks.check_raw(raw, type, shape)
     stride = row_stride(type, k)
