@@ -89,10 +89,10 @@ class Swap:
         """The mask of every one of `n` words (a scalar where all are the same)."""
         if len(self.mask) == 1:
             return np.array(self.mask[0], f"<u{self.width}")
-        return _tiled(self.width, self.mask, n)
+        return _tiled(self.width, self.mask, 1 << (n - 1).bit_length())[:n]
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=8)
 def _tiled(width: int, mask: tuple[int, ...], n: int) -> Words:
     tiled = np.tile(np.array(mask, f"<u{width}"), n // len(mask))
     tiled.flags.writeable = False
