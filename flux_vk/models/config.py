@@ -1,4 +1,4 @@
-"""What a model is, as plain numbers: the frozen configuration that every architecture file fills from GGUF keys.
+"""What a model is, as plain numbers: the configuration that every architecture file fills from GGUF keys.
 
 Not for: weights (weights.py), angles (rope.py) and the forward step (step.py).
 """
@@ -40,7 +40,10 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """What may differ from layer to layer: `window` in tokens (0 = full attention), `rope` = index of `ropes`."""
+    """What may differ from layer to layer.
+
+    `window` in tokens (0 = full attention), `rope` = index of `ropes`.
+    """
 
     window: int = 0
     rope: int = 0
@@ -48,7 +51,10 @@ class LayerConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything the forward step needs to know besides the weights. Sizes are in elements, positions in tokens."""
+    """Everything the forward step needs to know besides the weights.
+
+    Sizes are in elements, positions in tokens.
+    """
 
     arch: str
     name: str
@@ -114,8 +120,8 @@ def read_sizes(f: GGUFFile) -> Sizes:
     n_experts = f.get(f"{a}.expert_count", int, 0)
     if n_experts:
         raise ModelError(
-            f"{a}.expert_count = {n_experts}: mixture-of-experts models are not supported; expected a dense model "
-            f"(expert_count absent or 0)"
+            f"{a}.expert_count = {n_experts}: mixture-of-experts models are not supported; expected a dense "
+            f"model (expert_count absent or 0)"
         )
     n_layers = _positive(f, f"{a}.block_count", limit=4096)
     dim = _positive(f, f"{a}.embedding_length")
@@ -123,15 +129,15 @@ def read_sizes(f: GGUFFile) -> Sizes:
     n_kv_heads = _positive(f, f"{a}.attention.head_count_kv", default=n_heads, limit=4096)
     if f"{a}.attention.key_length" not in f.metadata and dim % n_heads:
         raise ModelError(
-            f"{a}.attention.head_count = {n_heads} does not divide {a}.embedding_length = {dim}, and there is no "
-            f"{a}.attention.key_length that states the head size"
+            f"{a}.attention.head_count = {n_heads} does not divide {a}.embedding_length = {dim}, and there "
+            f"is no {a}.attention.key_length that states the head size"
         )
     head_dim = _positive(f, f"{a}.attention.key_length", default=dim // n_heads)
     value_dim = _positive(f, f"{a}.attention.value_length", default=head_dim)
     if value_dim != head_dim:
         raise ModelError(
-            f"{a}.attention.value_length = {value_dim}: expected the same as {a}.attention.key_length = {head_dim}; "
-            f"unequal head sizes are not supported"
+            f"{a}.attention.value_length = {value_dim}: expected the same as {a}.attention.key_length = "
+            f"{head_dim}; unequal head sizes are not supported"
         )
     if head_dim % 4 or head_dim > MAX_HEAD_DIM:
         raise ModelError(
@@ -139,7 +145,8 @@ def read_sizes(f: GGUFFile) -> Sizes:
         )
     if n_heads % n_kv_heads:
         raise ModelError(
-            f"{a}.attention.head_count_kv = {n_kv_heads}: expected a divisor of {a}.attention.head_count = {n_heads}"
+            f"{a}.attention.head_count_kv = {n_kv_heads}: expected a divisor of {a}.attention.head_count = "
+            f"{n_heads}"
         )
     eps = f.get(f"{a}.attention.layer_norm_rms_epsilon", float)
     if not 0 <= eps < 1:
@@ -148,7 +155,9 @@ def read_sizes(f: GGUFFile) -> Sizes:
     if embd is None:
         raise ModelError("tensor token_embd.weight is missing: the file holds no model weights")
     if len(embd.shape) != 2:
-        raise ModelError(f"token_embd.weight has shape {tuple(embd.shape)}; expected two dimensions (vocabulary, {dim})")
+        raise ModelError(
+            f"token_embd.weight has shape {tuple(embd.shape)}; expected two dimensions (vocabulary, {dim})"
+        )
     return Sizes(
         arch=a,
         name=f.get("general.name", str, ""),
@@ -170,7 +179,9 @@ def read_rope(f: GGUFFile, s: Sizes, neox: bool) -> RopeConfig:
     a = s.arch
     n_rot = f.get(f"{a}.rope.dimension_count", int, s.head_dim)
     if n_rot < 0 or n_rot % 2 or n_rot > s.head_dim:
-        raise ModelError(f"{a}.rope.dimension_count = {n_rot}: expected an even number from 0 to {s.head_dim}")
+        raise ModelError(
+            f"{a}.rope.dimension_count = {n_rot}: expected an even number from 0 to {s.head_dim}"
+        )
     base = f.get(f"{a}.rope.freq_base", float, 10000.0)
     if not base > 1 or not math.isfinite(base):
         raise ModelError(f"{a}.rope.freq_base = {base}: expected a finite number above 1")

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flux_vk.models.config import LayerConfig, ModelConfig, Sizes, make_config, read_rope, read_sizes, read_window
+from flux_vk.models.config import (
+    LayerConfig,
+    ModelConfig,
+    Sizes,
+    make_config,
+    read_rope,
+    read_sizes,
+    read_window,
+)
 from flux_vk.models.tensors import TensorSpec, linear
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Gemma 3 (text): the Gemma 2 block with q/k norms, no score soft-cap, and local layers with a rope base of their own.
+"""Gemma 3 (text): the Gemma 2 block with q/k norms, no score soft-cap, local layers with their own rope base.
 
 Five of six layers see a window only; the file may say otherwise by a period or by a list of flags.
 """
@@ -12,7 +12,15 @@ import numpy as np
 
 from flux_vk.errors import ModelError
 from flux_vk.models import gemma2
-from flux_vk.models.config import LayerConfig, ModelConfig, Sizes, make_config, read_rope, read_sizes, read_window
+from flux_vk.models.config import (
+    LayerConfig,
+    ModelConfig,
+    Sizes,
+    make_config,
+    read_rope,
+    read_sizes,
+    read_window,
+)
 
 if TYPE_CHECKING:
     from flux_vk.formats.gguf import GGUFFile
@@ -38,7 +46,10 @@ def read_config(f: GGUFFile) -> ModelConfig:
     return make_config(
         s,
         (rope, local),
-        tuple(LayerConfig(window=window, rope=_LOCAL) if is_local else LayerConfig() for is_local in local_layers),
+        tuple(
+            LayerConfig(window=window, rope=_LOCAL) if is_local else LayerConfig()
+            for is_local in local_layers
+        ),
         attn_scale=gemma2.query_scale(s, _LAYERS_27B),
         final_softcap=f.get("gemma3.final_logit_softcapping", float, 0.0),
         embed_scale=gemma2.embedding_scale(s),
@@ -47,13 +58,18 @@ def read_config(f: GGUFFile) -> ModelConfig:
 
 
 def _local_layers(f: GGUFFile, s: Sizes) -> list[bool]:
-    """Which layers see the window only: a period P (layer i is local iff i mod P < P - 1) or one flag a layer."""
+    """Which layers see the window only.
+
+    A period P (layer i is local iff i mod P < P - 1) or one flag a layer.
+    """
     key = "gemma3.attention.sliding_window_pattern"
     pattern = f.metadata.get(key, _PERIOD)
     if isinstance(pattern, (list, np.ndarray)):
         flags = [bool(flag) for flag in pattern]
         if len(flags) != s.n_layers:
-            raise ModelError(f"{key} has {len(flags)} flags; expected one for each of the {s.n_layers} layers")
+            raise ModelError(
+                f"{key} has {len(flags)} flags; expected one for each of the {s.n_layers} layers"
+            )
         return flags
     period = f.get(key, int, _PERIOD)
     if period < 1:

@@ -1,4 +1,4 @@
-"""Llama (also Mistral and Llama 3.x): pre-norm, grouped queries, adjacent rope pairs, SwiGLU, optional biases.
+"""Llama (also Mistral and Llama 3.x): pre-norm, grouped queries, adjacent rope pairs, SwiGLU, perhaps biases.
 
 `attention.sliding_window` is not read: files of this architecture are run with full attention everywhere.
 """

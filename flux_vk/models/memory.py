@@ -21,10 +21,10 @@ _KV_BYTES = {"f16": 2, "f32": 4}
 def memory_needed(
     f: GGUFFile, cfg: ModelConfig, context: int, kv_type: str, max_rows: int, logit_rows: int = 1
 ) -> dict[str, int]:
-    """Bytes by part: `weights`, `kv` for `context` tokens in whole pages, `activations` of a step of `max_rows` rows.
+    """Bytes by part: `weights`, `kv` for `context` tokens in whole pages, `activations` of `max_rows` rows.
 
-    Activations are the widest moment of a layer, plus the logits of `logit_rows` rows. Raises ModelError where the file
-    lacks a tensor.
+    Activations are the widest moment of a layer, plus the logits of `logit_rows` rows. Raises ModelError
+    where the file lacks a tensor.
     """
     weights = 0
     for spec in check_tensors(f, cfg):
@@ -46,7 +46,10 @@ def kv_bytes(cfg: ModelConfig, pages: int, kv_type: str) -> int:
 
 
 def _live_elements(cfg: ModelConfig) -> int:
-    """Elements of a row that are alive at once: the residual stream, a norm's output and the widest pair of buffers."""
+    """Elements of a row that are alive at once.
+
+    The residual stream, a norm's output and the widest pair of buffers.
+    """
     attention = cfg.dim + cfg.qkv_width + max(cfg.dim, cfg.q_width)
     mlp = 2 * cfg.dim + max(3 * cfg.ffn_dim, 2 * cfg.ffn_dim + cfg.dim)
     return max(attention, mlp) + cfg.dim

@@ -1,4 +1,4 @@
-"""Phi-3 and Phi-4-mini: the llama block with fused q, k, v and fused gate, up; LongRoPE factors, partial rotation.
+"""Phi-3 and Phi-4-mini: the llama block with fused q, k, v and fused gate, up; LongRoPE, partial rotation.
 
 `attention.sliding_window` is not read: files of this architecture are run with full attention everywhere.
 """

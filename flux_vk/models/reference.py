@@ -1,6 +1,7 @@
-"""The forward pass in NumPy float64, straight from the formulas: the truth that the GPU step is tested against.
+"""The forward pass in NumPy float64, straight from the formulas: what the GPU step is tested against.
 
-Not for: use at any size that matters. It keeps every score matrix and dequantises a tensor each time it needs it.
+Not for: use at any size that matters. It keeps every score matrix and dequantises a tensor each time it needs
+it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def dequantize(f: GGUFFile, name: str) -> Array:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize as gguf_dequantize
     except ImportError:
-        raise ModelError(f"tensor {name} is {info.type}: the reference needs the `gguf` package for it") from None
+        raise ModelError(
+            f"tensor {name} is {info.type}: the reference needs the `gguf` package for it"
+        ) from None
     blocks = f.raw(name).reshape(info.shape[0], -1)
     values = gguf_dequantize(blocks, GGMLQuantizationType[info.type.upper()])
     return np.asarray(values, dtype=np.float64).reshape(info.shape)
@@ -62,7 +65,7 @@ def gelu(x: Array) -> Array:
 
 
 def rotate(x: Array, rope: RopeConfig, w: Array, mscale: float) -> Array:
-    """Rotates the first n_rot elements of heads x[T, heads, D] at positions 0..T-1 by frequencies w[n_rot/2]."""
+    """Rotates the first n_rot elements of x[T, heads, D] at positions 0..T-1 by frequencies w[n_rot/2]."""
     half = rope.n_rot // 2
     angle = np.arange(x.shape[0])[:, None, None] * w
     cos, sin = np.cos(angle) * mscale, np.sin(angle) * mscale
@@ -76,7 +79,10 @@ def rotate(x: Array, rope: RopeConfig, w: Array, mscale: float) -> Array:
 
 
 def attend(q: Array, k: Array, v: Array, scale: float, softcap: float = 0.0, window: int = 0) -> Array:
-    """Causal attention of q[T, H, D] over k, v[T, H_kv, D], heads in groups; `window` 0 = none. Returns [T, H, D]."""
+    """Causal attention of q[T, H, D] over k, v[T, H_kv, D], heads in groups; `window` 0 = none.
+
+    Returns [T, H, D].
+    """
     group = q.shape[1] // k.shape[1]
     s = np.einsum("ihd,jhd->hij", q, np.repeat(k, group, axis=1)) * scale
     if softcap:
@@ -85,7 +91,9 @@ def attend(q: Array, k: Array, v: Array, scale: float, softcap: float = 0.0, win
     visible = (j <= i) & (i - j < window) if window else j <= i
     s = np.where(visible, s, -np.inf)
     e = np.exp(s - s.max(axis=-1, keepdims=True))
-    return np.asarray(np.einsum("hij,jhd->ihd", e / e.sum(axis=-1, keepdims=True), np.repeat(v, group, axis=1)))
+    return np.asarray(
+        np.einsum("hij,jhd->ihd", e / e.sum(axis=-1, keepdims=True), np.repeat(v, group, axis=1))
+    )
 
 
 class _Pass:
@@ -101,7 +109,9 @@ class _Pass:
 
     def linear(self, x: Array, name: str) -> Array:
         y = x @ self.tensor(f"{name}.weight").T
-        return np.asarray(y + self.tensor(f"{name}.bias")) if f"{name}.bias" in self.f.tensors else np.asarray(y)
+        return (
+            np.asarray(y + self.tensor(f"{name}.bias")) if f"{name}.bias" in self.f.tensors else np.asarray(y)
+        )
 
     def norm(self, x: Array, name: str) -> Array:
         return rms_norm(x, self.tensor(f"{name}.weight"), self.cfg.norm_eps)

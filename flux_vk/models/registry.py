@@ -37,7 +37,8 @@ def architecture(name: str) -> Architecture:
     """The module of an architecture; ModelError lists the known ones."""
     if name not in ARCHITECTURES:
         raise ModelError(
-            f"general.architecture = {name!r}: this architecture is not supported; known are {', '.join(ARCHITECTURES)}"
+            f"general.architecture = {name!r}: this architecture is not supported; known are "
+            f"{', '.join(ARCHITECTURES)}"
         )
     return cast(Architecture, importlib.import_module(f"flux_vk.models.{name}"))
 
@@ -45,7 +46,7 @@ def architecture(name: str) -> Architecture:
 def read_config(f: GGUFFile) -> ModelConfig:
     """The configuration of an open GGUF file.
 
-    Raises ModelError for an unknown architecture (listing the known ones) or values that cannot run here, GGUFError
-    for a missing required key or one of the wrong type.
+    Raises ModelError for an unknown architecture (listing the known ones) or values that cannot run here,
+    GGUFError for a missing required key or one of the wrong type.
     """
     return architecture(f.get("general.architecture", str)).read_config(f)

@@ -1,4 +1,4 @@
-"""Rotary-embedding angles: base, linear and YaRN scaling, frequency factors, LongRoPE; all in float64 on the CPU.
+"""Rotary angles: base, linear and YaRN scaling, frequency factors, LongRoPE; in float64 on the CPU.
 
 Not for: the rotation itself, which the kernels `rope` and `rope_store` do from these tables.
 """
@@ -40,7 +40,8 @@ class RopeTable:
 def frequencies(rope: RopeConfig, factors: npt.NDArray[np.float64] | None = None) -> npt.NDArray[np.float64]:
     """Angular frequencies in radians per position, float64[n_rot/2], with all scaling folded in.
 
-    YaRN: Peng et al. 2023, arXiv 2309.00071. `factors` divide the frequencies (Llama 3.1, LongRoPE arXiv 2402.13753).
+    YaRN: Peng et al. 2023, arXiv 2309.00071. `factors` divide the frequencies (Llama 3.1, LongRoPE arXiv
+    2402.13753).
     """
     i = np.arange(rope.n_rot // 2, dtype=np.float64)
     w = rope.base ** (-2.0 * i / max(rope.n_rot, 1))
@@ -72,7 +73,10 @@ def magnitude(rope: RopeConfig) -> float:
 
 
 def to_turns(w: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
-    """round(2^32 * frac(w / 2 pi)) as uint32: position * turns mod 2^32 is then the exact angle at any position."""
+    """round(2^32 * frac(w / 2 pi)) as uint32.
+
+    Position * turns mod 2^32 is then the exact angle at any position.
+    """
     turns = np.rint(np.mod(w / (2.0 * np.pi), 1.0) * 2.0**32)
     return (turns.astype(np.uint64) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
@@ -80,7 +84,8 @@ def to_turns(w: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
 def read_factors(f: GGUFFile, rope: RopeConfig, context: int) -> npt.NDArray[np.float64] | None:
     """The file's frequency factors for a session of `context` tokens, or None.
 
-    Long factors are taken iff the session's context is larger than the original one: one choice for the session.
+    Long factors are taken iff the session's context is larger than the original one: one choice for the
+    session.
     """
     if not rope.use_factors:
         return None
@@ -92,7 +97,8 @@ def read_factors(f: GGUFFile, rope: RopeConfig, context: int) -> npt.NDArray[np.
     info = f.tensors[name]
     if info.type != "f32" or tuple(info.shape) != (rope.n_rot // 2,):
         raise ModelError(
-            f"tensor {name} is {info.type} of shape {tuple(info.shape)}; expected f32 of shape ({rope.n_rot // 2},)"
+            f"tensor {name} is {info.type} of shape {tuple(info.shape)}; expected f32 of shape "
+            f"({rope.n_rot // 2},)"
         )
     factors = f.raw(name).view(np.float32).astype(np.float64)
     if not (np.isfinite(factors).all() and (factors > 0).all()):

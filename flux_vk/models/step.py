@@ -1,7 +1,7 @@
-"""The chain of one forward step: a ragged batch of rows, each with a token, a position and a slot of the paged cache.
+"""The chain of one forward step: a ragged batch of rows, each with a token, a position and a cache slot.
 
-`Step` is the vocabulary in which the architectures' files write their layers. Not for: choosing rows and pages
-(flux_vk.engine) or what happens with the logits (flux_vk.decode).
+`Step` is the vocabulary in which the architectures' files write their layers. Not for: choosing rows and
+pages (flux_vk.engine) or what happens with the logits (flux_vk.decode).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MAX_GROUP = 8
 class StepIO:
     """The buffers between a step and its surroundings; those of rows may have more rows than a step uses.
 
-    ids, pos, slot u32[R]; logit_rows u32[M] (rows of the batch whose logits are wanted); pages u32[S, P] and slot_info
-    u32[S, 4] as the attention kernel reads them; kcache, vcache: one [pages, kv_heads, page_size, head_dim] a layer, f16
-    or f32; logits f32[M, V].
+    ids, pos, slot u32[R]; logit_rows u32[M] (rows of the batch whose logits are wanted); pages u32[S, P] and
+    slot_info u32[S, 4] as the attention kernel reads them; kcache, vcache: one [pages, kv_heads, page_size,
+    head_dim] a layer, f16 or f32; logits f32[M, V].
     """
 
     ids: Buffer
@@ -47,8 +47,8 @@ def build_step(
 ) -> None:
     """Appends a forward step over the first `rows` rows to a chain.
 
-    n_logits: `rows` or None = logits of every row, in order; a smaller number = of the rows that io.logit_rows names;
-    0 = none, the step only fills the cache. Raises ArgumentError where sizes do not fit.
+    n_logits: `rows` or None = logits of every row, in order; a smaller number = of the rows that
+    io.logit_rows names; 0 = none, the step only fills the cache. Raises ArgumentError where sizes do not fit.
     """
     n_logits = rows if n_logits is None else n_logits
     if not 0 <= n_logits <= rows:
@@ -66,7 +66,10 @@ def build_step(
 
 @dataclass
 class Step:
-    """One step being built. Methods append dispatches and return the buffer of the result, f32[rows, width]."""
+    """One step being built.
+
+    Methods append dispatches and return the buffer of the result, f32[rows, width].
+    """
 
     chain: Chain
     cfg: ModelConfig
@@ -105,7 +108,10 @@ class Step:
         return s
 
     def linear(self, x: Buffer, *names: str, residual: Buffer | None = None) -> Buffer:
-        """x W^T (+ bias where the file has one) (+ residual). Several names: their results side by side in one buffer."""
+        """x W^T (+ bias where the file has one) (+ residual). Several names.
+
+        Their results side by side in one buffer.
+        """
         widths = [self.weights[f"{name}.weight"].shape[0] for name in names]
         y = self._new(x.shape[0], sum(widths))
         offset = 0
@@ -125,7 +131,9 @@ class Step:
         return y
 
     def attention(self, i: int, qkv: Buffer) -> Buffer:
-        """Norm (where the model has it) and rotation of q and k, k and v into layer i's cache, attention over it."""
+        """Norm (where the model has it) and rotation of q and k, k and v into layer i's cache, attention over
+        it.
+        """
         cfg, io, layer = self.cfg, self.io, self.cfg.layers[i]
         rope, table = cfg.ropes[layer.rope], self.weights.ropes[layer.rope]
         kcache, vcache = io.kcache[i], io.vcache[i]
@@ -172,7 +180,7 @@ class Step:
         return y
 
     def output_rows(self, i: int, x: Buffer, a: Buffer) -> tuple[Buffer, Buffer]:
-        """After the last layer's attention only the rows whose logits are wanted matter: keeps those of x and a.
+        """Keeps the rows of x and a whose logits are wanted: nothing else matters after the last attention.
 
         Without logits nothing matters any more; one row is carried on, which costs next to nothing.
         """
@@ -212,5 +220,8 @@ class Step:
 
 
 def heads_per_workgroup(group: int) -> int:
-    """Query heads of one KV head that a workgroup of `attention` takes: all, or an even share of at most MAX_GROUP."""
+    """Query heads of one KV head that a workgroup of `attention` takes.
+
+    All, or an even share of at most MAX_GROUP.
+    """
     return -(-group // -(-group // MAX_GROUP))

@@ -26,7 +26,10 @@ WEIGHT_TYPES = (
 )  # fmt: skip
 VECTOR_TYPES = ("f32", "f16", "bf16")
 _FACTORS = (FREQ_FACTORS, LONG_FACTORS, SHORT_FACTORS)
-_UNUSED = ("attn_rot_embd.weight", "attn.rotary_emb.inv_freq")  # old converters wrote these tables; nobody reads them
+_UNUSED = (
+    "attn_rot_embd.weight",
+    "attn.rotary_emb.inv_freq",
+)  # old converters wrote these tables; nobody reads them
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,10 @@ class TensorSpec:
 
 
 def linear(name: str, rows: int, columns: int, *, bias: bool | None = None) -> Iterator[TensorSpec]:
-    """`name.weight`, and `name.bias`: True required, None used when present, False not part of the architecture."""
+    """`name.weight`, and `name.bias`.
+
+    True required, None used when present, False not part of the architecture.
+    """
     yield TensorSpec(f"{name}.weight", (rows, columns))
     if bias is not False:
         yield TensorSpec(f"{name}.bias", (rows,), optional=bias is None)
@@ -59,8 +65,8 @@ def model_tensors(cfg: ModelConfig) -> Iterator[TensorSpec]:
 def check_tensors(f: GGUFFile, cfg: ModelConfig) -> list[TensorSpec]:
     """The tensors to load, after checking names, shapes and types of all.
 
-    Raises ModelError naming the tensor, what was found and what was expected; also for tensors that the architecture
-    does not have, since leaving them out would silently compute something else.
+    Raises ModelError naming the tensor, what was found and what was expected; also for tensors that the
+    architecture does not have, since leaving them out would silently compute something else.
     """
     present = []
     known = {*_FACTORS, "output.weight"}
@@ -80,8 +86,8 @@ def check_tensors(f: GGUFFile, cfg: ModelConfig) -> list[TensorSpec]:
     for name in f.tensors:
         if name not in known and not name.endswith(_UNUSED):
             raise ModelError(
-                f"tensor {name} is not part of architecture {cfg.arch} as it is implemented here; the file needs a "
-                f"variant that is not supported"
+                f"tensor {name} is not part of architecture {cfg.arch} as it is implemented here; the file "
+                f"needs a variant that is not supported"
             )
     return present
 

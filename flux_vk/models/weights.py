@@ -52,7 +52,8 @@ class Weights(Mapping[str, "Buffer"]):
     def nbytes(self) -> int:
         """Bytes on the device; a tied head counts once."""
         unique = {id(buffer): buffer for buffer in self._buffers.values()}
-        return sum(b.nbytes for b in unique.values()) + sum(r.turns.nbytes for r in self.ropes)
+        tensors: int = sum(b.nbytes for b in unique.values())
+        return tensors + sum(r.turns.nbytes for r in self.ropes)
 
 
 def load_weights(
@@ -60,9 +61,9 @@ def load_weights(
 ) -> Weights:
     """Uploads all tensors; matrices in the device layout of their block type, norms and biases as f32.
 
-    `context` is the session's context in tokens (None: the model's own): LongRoPE chooses its factors by it. `progress`
-    gets (bytes done, bytes in all) of the file after each tensor. Pages of the file are given back as it goes.
-    Raises ModelError (names, shapes, types; before anything is uploaded) and OutOfDeviceMemory.
+    `context` is the session's context in tokens (None: the model's own): LongRoPE chooses its factors by it.
+    `progress` gets (bytes done, bytes in all) of the file after each tensor. Pages of the file are given back
+    as it goes. Raises ModelError (names, shapes, types; before anything is uploaded) and OutOfDeviceMemory.
     """
     specs = check_tensors(f, cfg)
     tables = rope_tables(f, cfg, context or cfg.context_length)

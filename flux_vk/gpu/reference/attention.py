@@ -1,4 +1,4 @@
-"""float64 references of `rope_store`, `attention` and `softcap`: same arguments as the kernels, arrays in and out.
+"""float64 references of `rope_store`, `attention` and `softcap`: the kernels' arguments as arrays.
 
 Not for speed: rows, heads and keys are plain loops over the pages.
 """
@@ -25,7 +25,7 @@ def page_entry(position: int, info: Words, page_size: int) -> int:
 def rotate(
     x: npt.NDArray[Any], positions: npt.NDArray[Any], turns: Words, *, neox: bool, n_rot: int, mscale: float
 ) -> F64:
-    """Rotates the first n_rot elements of x[R, ..., D] by positions[R] * turns[i] * 2^-32 turns, times mscale."""
+    """Rotates n_rot elements of x[R, ..., D] by positions[R] * turns[i] * 2^-32 turns, times mscale."""
     half = n_rot // 2
     whole = positions.astype(np.uint64)[:, None] * turns[:half].astype(np.uint64)[None, :]
     angle = (whole & np.uint64(0xFFFFFFFF)).astype(np.float64) * (2.0 * np.pi / 2.0**32)
@@ -42,11 +42,15 @@ def rotate(
 
 def rope_store(
     qkv: npt.NDArray[np.float32], pos: Words, slot: Words, pages: Words, slot_info: Words, turns: Words,
-    kcache: npt.NDArray[Any], vcache: npt.NDArray[Any], *, heads: int, kv_heads: int, head_dim: int, n_rot: int,
-    mscale: float = 1.0, eps: float = 0.0, neox: bool = False,
+    kcache: npt.NDArray[Any], vcache: npt.NDArray[Any], *,
+    heads: int, kv_heads: int, head_dim: int, n_rot: int, mscale: float = 1.0,
+    eps: float = 0.0, neox: bool = False,
     qnorm: npt.NDArray[np.float32] | None = None, knorm: npt.NDArray[np.float32] | None = None,
 ) -> tuple[F64, F64, F64]:  # fmt: skip
-    """Returns (qkv with q rotated, kcache, vcache) in float64; the caches are copies of those given with rows added."""
+    """Returns (qkv with q rotated, kcache, vcache) in float64.
+
+    The caches are copies of those given with rows added.
+    """
     n_slots, page_size = pages.shape[0], kcache.shape[2]
     out = qkv.astype(np.float64)
     k_out, v_out = kcache.astype(np.float64), vcache.astype(np.float64)
