@@ -61,6 +61,15 @@ def test_build_extra_equals_the_build_requirements(repo_root: Path) -> None:
     }
 
 
+def test_console_scripts_have_their_functions(repo_root: Path) -> None:
+    text = (repo_root / "pyproject.toml").read_text(encoding="utf-8")
+    scripts = re.findall(r'^flux-vk-\w+ = "flux_vk\.(\w+):(\w+)"$', text, re.M)
+    assert {module for module, _ in scripts} == {"run", "info", "bench"}
+    for module, function in scripts:
+        source = (repo_root / "flux_vk" / f"{module}.py").read_text(encoding="utf-8")
+        assert f"\ndef {function}(" in source, f"flux_vk/{module}.py has no {function}()"
+
+
 def test_the_model_page_names_the_model_file(demo_model: Path) -> None:
     page = (demo_model.parent / "README.md").read_text(encoding="utf-8")
     assert demo_model.name in page
