@@ -5,6 +5,7 @@ Not for: deciding what is recorded (chain.py).
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class Recorded:
-    """A chain in `copies` command buffers. `submit()` starts the next one; `wait()` waits for all that are running."""
+    """A chain in `copies` command buffers. `submit()` starts the next one; `wait()` waits for all that are running.
+
+    May be used from several threads; a waiting thread holds this recording, not the others of the device.
+    """
 
     def __init__(self, chain: Chain, planned: Planned, copies: int = 1, queue: int = 0, timestamps: bool = False) -> None:
         self.name = chain.name
@@ -27,6 +31,7 @@ class Recorded:
         self._markers = chain.device.host((1,), "u32") if settings().markers else None
         self._natives = [self._record(queue, timestamps) for _ in range(max(1, copies))]
         self._running: list[Any] = []
+        self._lock = threading.RLock()
 
     def _record(self, queue: int, timestamps: bool) -> Any:
         steps = self.planned.steps
@@ -67,23 +72,25 @@ class Recorded:
 
     def submit(self) -> None:
         """Start one replay. Where all copies are running, waits for the oldest first. Raises DeviceLost."""
-        if len(self._running) == len(self._natives):
-            self._wait_oldest(None)
-        native = self._natives[self.submits % len(self._natives)]
-        try:
-            native.submit()
-        except DeviceLost as error:
-            raise self._lost(error) from None
-        self.submits += 1
-        self._running.append(native)
+        with self._lock:
+            if len(self._running) == len(self._natives):
+                self._wait_oldest(None)
+            native = self._natives[self.submits % len(self._natives)]
+            try:
+                native.submit()
+            except DeviceLost as error:
+                raise self._lost(error) from None
+            self.submits += 1
+            self._running.append(native)
 
     def poll(self) -> bool:
         """True when nothing of this recording is running."""
-        try:
-            self._running = [n for n in self._running if not n.poll()]
-        except DeviceLost as error:
-            raise self._lost(error) from None
-        return not self._running
+        with self._lock:
+            try:
+                self._running = [n for n in self._running if not n.poll()]
+            except DeviceLost as error:
+                raise self._lost(error) from None
+            return not self._running
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait for every submit in flight; other Python threads run meanwhile.
@@ -91,13 +98,15 @@ class Recorded:
         timeout: seconds; WaitTimeout when they are over (the work goes on). Raises DeviceLost.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while self._running:
-            self._wait_oldest(deadline)
+        with self._lock:
+            while self._running:
+                self._wait_oldest(deadline)
 
     def wait_oldest(self) -> None:
         """Wait for the first of the submits in flight."""
-        if self._running:
-            self._wait_oldest(None)
+        with self._lock:
+            if self._running:
+                self._wait_oldest(None)
 
     def _wait_oldest(self, deadline: float | None) -> None:
         left = 2**64 - 1 if deadline is None else max(0, int((deadline - time.monotonic()) * 1e9))

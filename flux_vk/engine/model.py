@@ -1,0 +1,316 @@
+"""The library face: a GGUF file opened on a device, ready to write text and to be asked for logits.
+
+Not for: how steps run (runner.py) or how tokens are drawn (flux_vk.decode).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence as Seq
+from os import PathLike
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..decode import SamplingParams
+from ..errors import ContextFull, FluxError, InputError, OutOfDeviceMemory, TokenizerError
+from ..formats.gguf import GGUFFile, open_gguf
+from ..gpu import Device, Profile
+from ..models import ModelConfig, load_weights, memory_needed, read_config
+from ..text import ChatTemplate, Tokenizer
+from .generation import Generation
+from .pages import PAGE_SIZE
+from .runner import LOGITS_BYTES, Limits, Runner
+from .sequence import Sequence
+
+log = logging.getLogger("flux_vk.engine")
+
+DEFAULT_CONTEXT = 4096
+
+
+def load(
+    path: str | PathLike[str],
+    device: Device | int | str | None = None,
+    context: int | None = None,
+    kv_type: str = "f16",
+    *,
+    sequences: int = 8,
+    kv_tokens: int | None = None,
+    context_shift: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Model:
+    """Open a GGUF model on a device.
+
+    device: a Device, an index or a name part (default: FLUX_VK_DEVICE, else the best one).
+    context: tokens of one sequence; default: the model's own limit, at most 4096.
+    kv_type: "f16" or "f32", how keys and values are kept.
+    sequences: how many may live at once (threads, sessions). They share a cache of `kv_tokens` (default: `context`).
+    context_shift: at the end of the context recycle the oldest page (the first 32 tokens stay) instead of stopping.
+    progress: called with (bytes loaded, bytes in all).
+    Raises GGUFError, ModelError, TokenizerError for the file; OutOfDeviceMemory, with needed and free bytes by part, before
+    anything is loaded; VulkanUnavailable, UnknownDevice.
+    """
+    started = time.perf_counter()
+    if kv_type not in ("f16", "f32"):
+        raise InputError(f"kv_type is {kv_type!r}; expected 'f16' or 'f32'")
+    with open_gguf(path) as file:
+        config = read_config(file)
+        limits = _limits(config, context, kv_type, sequences, kv_tokens, context_shift)
+        dev = device if isinstance(device, Device) else Device(device)
+        if dev.kind != "cpu":
+            limits = Limits(**{**vars(limits), "max_rows": 256})
+        tokenizer = Tokenizer.from_gguf(file)
+        parts = memory_needed(file, config, limits.kv_tokens, kv_type, limits.max_rows, _logit_rows(config, limits))
+        check_fit(dev, str(path), parts, limits)
+        try:
+            template: ChatTemplate | None = ChatTemplate.from_gguf(file)
+        except TokenizerError as error:
+            log.debug("no chat template: %s", error)
+            template = None
+        weights = load_weights(dev, file, config, progress, context=limits.context)
+        runner = Runner(dev, config, weights, limits)
+    model = Model(dev, config, tokenizer, template, runner, parts)
+    model.load_seconds = time.perf_counter() - started
+    return model
+
+
+def _limits(
+    config: ModelConfig, context: int | None, kv_type: str, sequences: int, kv_tokens: int | None, shift: bool
+) -> Limits:
+    if context is None:
+        context = min(config.context_length, DEFAULT_CONTEXT)
+    if not 1 <= context <= config.context_length:
+        raise InputError(f"context is {context}; expected 1 to {config.context_length}, the model's own limit")
+    if sequences < 1:
+        raise InputError(f"sequences is {sequences}; expected at least 1")
+    if kv_tokens is not None and kv_tokens < context:
+        raise InputError(f"kv_tokens is {kv_tokens}; expected at least the context of {context}")
+    if shift and context < 3 * PAGE_SIZE:
+        raise InputError(f"context is {context}; shifting needs at least {3 * PAGE_SIZE} tokens")
+    # One page more than the tokens need for every further sequence: each may leave its last page unfilled.
+    tokens = kv_tokens if kv_tokens is not None else context + PAGE_SIZE * (sequences - 1)
+    return Limits(context, tokens, sequences, kv_type, max_rows=64, context_shift=shift)
+
+
+def _logit_rows(config: ModelConfig, limits: Limits) -> int:
+    return max(1, min(limits.max_rows, LOGITS_BYTES // (4 * config.vocab_size)))
+
+
+def check_fit(device: Device, path: str, parts: Mapping[str, int], limits: Limits) -> None:
+    """Raises OutOfDeviceMemory where the parts exceed what the device has free, saying what would make it fit."""
+    free = device.memory()["free"]
+    needed = sum(parts.values())
+    if needed <= free:
+        return
+    shown = ", ".join(f"{name} {n / 1e6:.0f} MB" for name, n in parts.items())
+    rest = free - parts["weights"] - parts["activations"]
+    per_token = parts["kv"] / max(limits.kv_tokens, 1)
+    if rest > per_token * PAGE_SIZE:
+        hint = f"a context of {int(rest / per_token) // PAGE_SIZE * PAGE_SIZE} tokens would fit"
+    else:
+        hint = "take a smaller or more strongly quantised model, or another device"
+    raise OutOfDeviceMemory(
+        f"{path} needs {needed / 1e6:.0f} MB on {device.name} ({shown}), and {free / 1e6:.0f} MB are free; {hint}"
+    )
+
+
+class Session:
+    """A conversation that keeps its keys and values between generations: only what is new in a prompt is run.
+
+    One generation at a time. Close it (or use `with`) to give its pages back.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._sequence: Sequence | None = model.runner.open_sequence(timeout=60)
+
+    @property
+    def sequence(self) -> Sequence:
+        """The sequence behind the session. Raises FluxError after close()."""
+        if self._sequence is None:
+            raise FluxError("the session is closed; make a new one with model.session()")
+        return self._sequence
+
+    @property
+    def cached_tokens(self) -> list[int]:
+        """Tokens whose keys and values are kept."""
+        return list(self.sequence.cached)
+
+    def close(self) -> None:
+        if self._sequence is not None:
+            self._model.runner.close_sequence(self._sequence)
+            self._sequence = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Model:
+    """An opened model. May be used from several threads: each generation has its own sequence, and the steps of all run
+    one after the other on the device, in the order they are submitted. Made by `load`.
+    """
+
+    def __init__(
+        self, device: Device, config: ModelConfig, tokenizer: Tokenizer, template: ChatTemplate | None,
+        runner: Runner, parts: Mapping[str, int],
+    ) -> None:  # fmt: skip
+        self.device = device
+        self.config = config
+        self.tokenizer = tokenizer
+        self.template = template
+        self.load_seconds = 0.0
+        self._runner: Runner | None = runner
+        self._parts = dict(parts)
+
+    @property
+    def runner(self) -> Runner:
+        """What runs the steps. Raises FluxError after close()."""
+        if self._runner is None:
+            raise FluxError("the model is closed; load it again")
+        return self._runner
+
+    @property
+    def context(self) -> int:
+        """Tokens one sequence may hold."""
+        return self.runner.limits.context
+
+    def memory_plan(self) -> dict[str, int]:
+        """Bytes of weights, kv and activations, as worked out before loading."""
+        return dict(self._parts)
+
+    # -- generating -----------------------------------------------------------------------------------------------
+
+    def prompt_ids(self, prompt: str | Seq[int]) -> list[int]:
+        """Token ids of a prompt (special tokens in the text are recognised), checked; at least one."""
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt, add_special=True, parse_special=True)
+            if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_id:
+                ids = ids[1:]  # a chat template wrote the token that the tokenizer adds too
+        else:
+            ids = [int(i) for i in prompt]
+        if not ids:
+            bos = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
+            if bos is None:
+                raise InputError("the prompt is empty and the model has no token to begin with; give some text")
+            ids = [bos]
+        return self._checked(ids)
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        for i in ids:
+            if not 0 <= i < self.config.vocab_size:
+                raise InputError(f"token id {i} is outside the vocabulary; expected 0 to {self.config.vocab_size - 1}")
+        return ids
+
+    def start(
+        self,
+        prompt: str | Seq[int],
+        params: SamplingParams | None = None,
+        *,
+        max_tokens: int | None = None,
+        stop: Seq[str] = (),
+        session: Session | None = None,
+        prompt_progress: Callable[[int, int], None] | None = None,
+    ) -> Generation:
+        """Begin a generation: an iterator of Tokens with `text`, `finish_reason` and `timings`.
+
+        max_tokens: None runs until the model ends its text or the context is full. Raises InputError, ContextFull.
+        """
+        return Generation(self, prompt, params or SamplingParams(), max_tokens, stop, session, prompt_progress)
+
+    def generate(
+        self, prompt: str | Seq[int], max_tokens: int | None = None, *, stop: Seq[str] = (), **sampling: Any
+    ) -> Iterator[str]:
+        """Pieces of text, as they come. `sampling`: the fields of SamplingParams (temperature, top_k, seed, ...)."""
+        generation = self.start(prompt, SamplingParams(**sampling), max_tokens=max_tokens, stop=stop)
+        return (token.piece for token in generation if token.piece)
+
+    def session(self) -> Session:
+        """A sequence kept over several generations; pass it as `session=` to start()."""
+        return Session(self)
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def logits(self, ids: Seq[int]) -> npt.NDArray[np.float32]:
+        """Logits after every token: float32 [len(ids), vocabulary]. Raises InputError, ContextFull."""
+        ids = self._checked([int(i) for i in ids])
+        self._room(len(ids))
+        out = np.empty((len(ids), self.config.vocab_size), np.float32)
+        for first, rows in self._logit_chunks(ids):
+            out[first : first + len(rows)] = rows
+        return out
+
+    def perplexity(self, ids: Seq[int]) -> float:
+        """exp of the mean negative log-likelihood (natural log) of ids[1:], each given all before it.
+
+        Longer texts than the context are cut into windows of `context` tokens; a window's first token is not scored.
+        """
+        ids = self._checked([int(i) for i in ids])
+        if len(ids) < 2:
+            raise InputError(f"perplexity of {len(ids)} tokens; expected at least 2")
+        total, count = 0.0, 0
+        for start in range(0, len(ids) - 1, self.context):
+            window = ids[start : start + self.context]
+            for first, rows in self._logit_chunks(window):
+                targets = window[first + 1 : first + 1 + len(rows)]
+                x = rows[: len(targets)].astype(np.float64)
+                top = x.max(axis=1, keepdims=True) if len(targets) else x
+                lse = np.log(np.exp(x - top).sum(axis=1)) + top[:, 0] if len(targets) else np.zeros(0)
+                total += float((lse - x[np.arange(len(targets)), targets]).sum())
+                count += len(targets)
+        return float(np.exp(total / count))
+
+    def _room(self, n: int) -> None:
+        if n > self.context:
+            raise ContextFull(f"{n} tokens asked for, the context holds {self.context}; load with a larger context")
+
+    def _logit_chunks(self, ids: list[int]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        runner = self.runner
+        sequence = runner.open_sequence()
+        try:
+            for first in range(0, len(ids), runner.max_logits):
+                rows = runner.prefill(sequence, ids[first : first + runner.max_logits], logits=True)
+                assert rows is not None
+                yield first, rows
+        finally:
+            runner.close_sequence(sequence)
+
+    def profile(self, prompt_tokens: int = 64, repeat: int = 3) -> tuple[Profile, Profile]:
+        """Device times by kernel: of a prefill step of that many tokens, and of a decode step behind it."""
+        rows = min(prompt_tokens, self.runner.limits.max_rows, self.context - 1 - repeat)
+        sequence = self.runner.open_sequence()
+        try:
+            self.runner.set_sampling(sequence, SamplingParams(seed=0), [0] * rows)
+            self.runner.prefill(sequence, [0] * rows, sample=True)
+            decode = self.runner.profile_decode(sequence, repeat)
+            return self.runner.profile_prefill(rows, repeat), decode
+        finally:
+            self.runner.close_sequence(sequence)
+
+    # -- ending ---------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Wait for running steps and give all memory back. The model cannot be used afterwards."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Model({self.config.arch} {self.config.name!r} on {self.device.name})"
+
+
+__all__ = ["GGUFFile", "Model", "Session", "check_fit", "load"]

@@ -1,0 +1,84 @@
+"""A sequence: the tokens whose keys and values are in the cache, its slot and its page table. No GPU here.
+
+Not for: running steps (runner.py).
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from ..errors import FluxError
+from .pages import PagePool, PageTable
+
+
+@dataclass
+class Sequence:
+    """One stream of tokens. `cached` are those whose keys and values are in the cache, in order."""
+
+    slot: int
+    table: PageTable
+    cached: list[int] = field(default_factory=list)
+    synced: tuple[int, int] = (-1, -1)  # (entries, dropped) that the device's page table has
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache = the position of the next one."""
+        return len(self.cached)
+
+    def keep_prefix(self, ids: list[int]) -> int:
+        """Forget what does not begin `ids`; returns how many of `ids` are still cached (never all of them).
+
+        The last token is always run again, because its logits are what the next token is drawn from.
+        """
+        common = 0
+        for a, b in zip(self.cached, ids[:-1], strict=False):
+            if a != b:
+                break
+            common += 1
+        if self.table.dropped and common < self.length:
+            self.table.release()
+            common = 0
+        elif common < self.length:
+            self.table.truncate(common)
+        del self.cached[common:]
+        return common
+
+
+class Slots:
+    """The fixed number of sequences that may live at the same time; acquiring waits for a free one."""
+
+    def __init__(self, n: int, pool: PagePool, max_entries: int, sinks: int) -> None:
+        self.n = n
+        self._pool = pool
+        self._max_entries = max_entries
+        self._sinks = sinks
+        self._free = list(range(n - 1, -1, -1))
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def acquire(self, timeout: float | None = None) -> Sequence:
+        """A fresh sequence. Blocks while all slots are taken; FluxError after `timeout` seconds or when closed."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._free or self._closed, timeout):
+                raise FluxError(f"all {self.n} sequences are in use; close a session or load with more sequences")
+            if self._closed:
+                raise FluxError("the model is closed; load it again")
+            slot = self._free.pop()
+        return Sequence(slot, PageTable(self._pool, self._max_entries, self._sinks))
+
+    def release(self, sequence: Sequence) -> None:
+        with self._changed:
+            sequence.table.release()
+            sequence.cached.clear()
+            self._free.append(sequence.slot)
+            self._changed.notify()
+
+    @property
+    def in_use(self) -> int:
+        return self.n - len(self._free)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
