@@ -1,1 +1,1 @@
-"""Tools for measuring: model files with random weights, a comparison with llama.cpp. Not part of the package."""
+"""Tools for measuring: model files with random weights, a comparison with llama.cpp. Not in the package."""

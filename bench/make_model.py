@@ -1,7 +1,7 @@
-"""Writes GGUF models of real shapes with random weights, for measuring: `python bench/make_model.py qwen2.5-0.5b`.
+"""Writes GGUF models of real shapes with random weights: `python bench/make_model.py qwen2.5-0.5b`.
 
-Shapes, vocabulary size and the mixture of types are those of the real files; the text they write is noise. Not for:
-checking results (the golden files do that).
+Shapes, vocabulary size and the mixture of types are those of the real files; the text they write is noise.
+For measuring speed and memory, not for checking results (the golden files do that).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from flux_vk.errors import FluxError, InputError
 from flux_vk.formats import blocks
 
 QWEN_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' "
-    "+ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' "
+    "+ message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 LLAMA_TEMPLATE = (
     "{{ '<|begin_of_text|>' }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + "
-    "'<|end_header_id|>\\n\\n' + message['content'] + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+    "'<|end_header_id|>\\n\\n' + message['content'] + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
 )
 
 
@@ -67,7 +67,8 @@ class Shape:
 
 _QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _LLAMA_SPECIAL = (
-    "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>",
+    "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>",
+    "<|eom_id|>", "<|eot_id|>",
 )  # fmt: skip
 SHAPES = {
     "qwen2.5-0.5b": Shape(
@@ -75,8 +76,8 @@ SHAPES = {
         "<|im_end|>", QWEN_TEMPLATE, qkv_bias=True,
     ),
     "llama-3.2-1b": Shape(
-        "Llama-3.2-1B", "llama", 16, 2048, 8192, 32, 8, 128_256, 131_072, 5e5, 1e-5, "llama-bpe", _LLAMA_SPECIAL,
-        "<|eot_id|>", LLAMA_TEMPLATE, bos="<|begin_of_text|>", rope_factors=True,
+        "Llama-3.2-1B", "llama", 16, 2048, 8192, 32, 8, 128_256, 131_072, 5e5, 1e-5, "llama-bpe",
+        _LLAMA_SPECIAL, "<|eot_id|>", LLAMA_TEMPLATE, bos="<|begin_of_text|>", rope_factors=True,
     ),
     "tiny": Shape(
         "tiny", "llama", 2, 256, 512, 4, 2, 1024, 512, 1e4, 1e-5, "gpt-2", _LLAMA_SPECIAL, "<|eot_id|>",
@@ -119,7 +120,7 @@ def vectors(s: Shape, rng: np.random.Generator) -> Iterator[tuple[str, Any]]:
 
 
 def llama3_factors(head_dim: int, base: float, factor: float = 32.0, original: int = 8192) -> Any:
-    """Divisors of the rotary frequencies that Llama 3.2 was trained with: low ones by `factor`, high ones by 1.
+    """Divisors of the rotary frequencies of Llama 3.2: `factor` for the low ones, 1 for the high ones.
 
     Between wavelengths original/4 and original the two are blended. float32 [head_dim / 2].
     """
@@ -128,16 +129,21 @@ def llama3_factors(head_dim: int, base: float, factor: float = 32.0, original: i
     return (1.0 / ((1.0 - blend) / factor + blend)).astype(np.float32)
 
 
-def write_model(shape: Shape, file_type: str, path: Path, seed: int = 0, pure: bool = False) -> dict[str, int]:
-    """Write the file (through a temporary name). Returns the number of tensors by type. Same seed, same bytes."""
+def write_model(
+    shape: Shape, file_type: str, path: Path, seed: int = 0, pure: bool = False
+) -> dict[str, int]:
+    """Write the file (through a temporary name); same seed, same bytes. Returns tensors by type."""
     gguf = _gguf()
     partial = path.with_name(path.name + f".{os.getpid()}.part")
     writer = gguf.GGUFWriter(partial, shape.arch)
     _metadata(writer, shape, file_type)
     plan: list[tuple[str, str, tuple[int, ...], Any]] = []
+    dims: tuple[int, ...]
     for name, dims in matrices(shape):
-        gqa = shape.heads // shape.kv_heads
-        kind = mixtures.tensor_type(file_type, name, dims[1], shape.layers, gqa=gqa, tied=shape.tied, pure=pure)
+        kind = mixtures.tensor_type(
+            file_type, name, dims[1], shape.layers,
+            gqa=shape.heads // shape.kv_heads, tied=shape.tied, pure=pure,
+        )  # fmt: skip
         plan.append((name, kind, dims, None))
     rng = np.random.Generator(np.random.SFC64([seed, zlib.crc32(shape.name.encode())]))
     plan += [(name, "f32", data.shape, data) for name, data in vectors(shape, rng)]
@@ -206,11 +212,11 @@ def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="make_model.py", description="Write a GGUF model with random weights.")
     p.add_argument("shape", choices=sorted(SHAPES))
     types = sorted(mixtures.BASE)
-    p.add_argument("--type", default="Q4_K_M", type=str.upper, choices=types, help="as llama-quantize names them")
-    p.add_argument("--pure", action="store_true", help="one type for all matrices instead of the usual mixture")
+    p.add_argument("--type", default="Q4_K_M", type=str.upper, choices=types, help="as llama-quantize has it")
+    p.add_argument("--pure", action="store_true", help="one type for all matrices, not the mixture")
     p.add_argument("--vocab", type=int, metavar="N", help="another vocabulary size, e.g. 32000")
     p.add_argument("--layers", type=int, metavar="N", help="another number of layers")
-    p.add_argument("--untied", action="store_true", help="an output matrix of its own (as Qwen's own GGUF has)")
+    p.add_argument("--untied", action="store_true", help="an output matrix of its own")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--out", type=Path, help="file to write; default SHAPE-TYPE.gguf here")
     return p
@@ -236,7 +242,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     shown = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items(), key=lambda c: -c[1]))
     size = out.stat().st_size
-    print(f"{out}: {size / 1e6:.1f} MB, {sum(counts.values())} tensors ({shown}), {time.perf_counter() - started:.1f} s")
+    seconds = time.perf_counter() - started
+    print(f"{out}: {size / 1e6:.1f} MB, {sum(counts.values())} tensors ({shown}), {seconds:.1f} s")
     return 0
 
 

@@ -1,7 +1,7 @@
 """Which tensor gets which type when llama.cpp's llama-quantize writes a file as Q4_K_M and the like.
 
-The rules for dense llama and qwen2 models without an importance matrix, as llama.cpp applies them; rows that are not a
-multiple of 256 fall back to a type of 32-weight blocks. Not for: other architectures, which have exceptions.
+The rules for dense llama and qwen2 models without an importance matrix; rows that are no multiple of 256
+fall back to a type of 32-weight blocks. Not for: other architectures, which have exceptions.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ BASE: dict[str, tuple[str, int]] = {
     "Q4_0": ("q4_0", 2), "Q4_1": ("q4_1", 3), "Q5_0": ("q5_0", 8), "Q5_1": ("q5_1", 9),
     "IQ4_NL": ("iq4_nl", 25), "IQ4_XS": ("iq4_xs", 30),
     "Q2_K": ("q2_k", 10), "Q3_K_S": ("q3_k", 11), "Q3_K_M": ("q3_k", 12), "Q3_K_L": ("q3_k", 13),
-    "Q4_K_S": ("q4_k", 14), "Q4_K_M": ("q4_k", 15), "Q5_K_S": ("q5_k", 16), "Q5_K_M": ("q5_k", 17), "Q6_K": ("q6_k", 18),
+    "Q4_K_S": ("q4_k", 14), "Q4_K_M": ("q4_k", 15), "Q5_K_S": ("q5_k", 16), "Q5_K_M": ("q5_k", 17),
+    "Q6_K": ("q6_k", 18),
 }  # fmt: skip
 """File type -> (the type of most tensors, the number in general.file_type)."""
 
-_FALLBACK = {"q2_k": "iq4_nl", "q3_k": "iq4_nl", "iq4_xs": "iq4_nl", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
+_FALLBACK = {
+    "q2_k": "iq4_nl", "q3_k": "iq4_nl", "iq4_xs": "iq4_nl", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0",
+}  # fmt: skip
 _FLOATS = ("f32", "f16", "bf16")
 
 
 def more_bits(layer: int, n_layers: int) -> bool:
-    """The layers whose attn_v and ffn_down get the higher type: the first and last eighth, and every third between."""
+    """Whether attn_v and ffn_down get the higher type: first and last eighth, every third layer between."""
     eighth = n_layers // 8
     return layer < eighth or layer >= 7 * n_layers // 8 or (layer - eighth) % 3 == 2
 
@@ -32,7 +35,7 @@ def tensor_type(
 ) -> str:
     """The type of the matrix `name` (rows of `k` weights) in a file of this type.
 
-    gqa: query heads per key head. tied: no output matrix of its own. pure: one type for all, but the fallback holds.
+    gqa: query heads per key head. tied: no output matrix of its own. pure: one type but for fallbacks.
     """
     base = BASE[file_type][0]
     if base in _FLOATS:

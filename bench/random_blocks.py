@@ -1,7 +1,7 @@
-"""Random weights straight in ggml's block formats: random quants, scales set so that weights have a wanted spread.
+"""Random weights straight in ggml's block formats: random quants, and scales that give a wanted spread.
 
-Quantising gigabytes of normal numbers would take minutes; this takes seconds. Not for: weights that mean anything.
-Block layouts as ggml defines them.
+Quantising gigabytes of normal numbers would take minutes; this takes seconds. Block layouts as ggml defines
+them. Not for: weights that mean anything.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from flux_vk.errors import InputError
 from flux_vk.formats import blocks
 
 Bytes = npt.NDArray[np.uint8]
@@ -20,14 +21,16 @@ CHUNK = 16 << 20
 """Bytes made at a time."""
 
 
-def chunks(rng: np.random.Generator, name: str, shape: tuple[int, ...], std: float = 0.02) -> Iterator[Bytes]:
-    """The bytes of a tensor of this type and shape (last dimension K), in runs of whole blocks of about CHUNK bytes.
+def chunks(
+    rng: np.random.Generator, name: str, shape: tuple[int, ...], std: float = 0.02
+) -> Iterator[Bytes]:
+    """The bytes of a tensor (last dimension of `shape` = K) in runs of whole blocks of about CHUNK bytes.
 
-    Weights are finite, have mean about 0 and standard deviation about `std`. InputError where K does not fit the type.
+    Weights are finite, of mean about 0 and standard deviation about `std`. InputError where K does not fit.
     """
     kind = blocks.runnable(name)
     if shape[-1] % kind.weights:
-        raise ValueError(f"rows of {shape[-1]} weights do not fit {name}")
+        raise InputError(f"{name}: found rows of {shape[-1]}, expected a multiple of {kind.weights}")
     left = int(np.prod(shape, dtype=np.int64)) // kind.weights
     most = max(1, CHUNK // kind.nbytes)
     while left:
@@ -82,7 +85,7 @@ def _minimum_type(quant_std: float, mean: float) -> Callable[[np.random.Generato
 
 
 def _k_scales(quant_std: float, mean: float) -> Callable[[np.random.Generator, int, int, float], Bytes]:
-    """q4_k, q5_k: w = d * sc * q - dmin * m; sc = m in 32..63 for each of eight groups, packed in 12 bytes."""
+    """q4_k, q5_k: w = d * sc * q - dmin * m; sc = m in 32..63, of eight groups, in 12 bytes."""
 
     def fill(rng: np.random.Generator, n: int, size: int, std: float) -> Bytes:
         out = _noise(rng, n, size)

@@ -1,7 +1,7 @@
-"""A made-up byte-pair vocabulary of any size: 256 bytes, then letter groups in order of how common they would be.
+"""A made-up byte-pair vocabulary of any size: 256 bytes, then letter groups, common letters first.
 
-Every token that is not a byte is the join of two earlier ones and has its merge, so tokenizers load and encode any
-text. Not for: text that a model was trained on.
+Every token that is not a byte is the join of two earlier ones and has its merge, so tokenizers load it and
+encode any text. Not for: text that a model was trained on.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from flux_vk.errors import InputError
 
 LETTERS = "etaoinshrdlucmfwygpbvkxqjz"
 NORMAL, CONTROL, UNUSED = 1, 3, 5
@@ -53,15 +55,14 @@ def _joins() -> Iterator[tuple[str, str]]:
 
 
 def make(size: int, special: list[str]) -> SyntheticVocab:
-    """A vocabulary of `size` tokens: bytes, groups, the special tokens, then unused ones where the groups ran out."""
+    """A vocabulary of `size` tokens: bytes, groups, special tokens; unused ones where the groups ran out."""
     groups = size - 256 - len(special)
     if groups < 0:
-        raise ValueError(f"vocabulary of {size} tokens: expected at least {256 + len(special)}")
+        raise InputError(f"vocabulary of {size} tokens: expected at least {256 + len(special)}")
     merges = list(itertools.islice(_joins(), groups))
     tokens = byte_letters() + [a + b for a, b in merges]
     types = [NORMAL] * len(tokens) + [CONTROL] * len(special)
     tokens += special
     unused = size - len(tokens)
-    return SyntheticVocab(
-        tokens + [f"[PAD{i}]" for i in range(unused)], types + [UNUSED] * unused, [f"{a} {b}" for a, b in merges]
-    )
+    tokens += [f"[PAD{i}]" for i in range(unused)]
+    return SyntheticVocab(tokens, types + [UNUSED] * unused, [f"{a} {b}" for a, b in merges])
