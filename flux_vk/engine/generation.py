@@ -6,7 +6,7 @@ Not for: running steps (runner.py) or opening models (model.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -136,7 +136,7 @@ class Generation:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def _run(self) -> Iterator[Token]:
+    def _run(self) -> Generator[Token, None, None]:
         self._started = self._first = self._last = time.perf_counter()
         if self._max == 0:
             self.finish_reason = "length"

@@ -83,6 +83,11 @@ class BaseDevice:
         """Bytes that one binding may span."""
         return int(self.limits["max_storage_buffer_range"])
 
+    @property
+    def dummy(self) -> Buffer:
+        """A small buffer bound in place of optional ones that were left out."""
+        raise NotImplementedError
+
     def allocate(self, nbytes: int, kind: str = "device") -> Memory:
         raise NotImplementedError
 
