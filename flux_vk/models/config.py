@@ -140,13 +140,10 @@ def read_sizes(f: GGUFFile) -> Sizes:
             f"{head_dim}; unequal head sizes are not supported"
         )
     if head_dim % 4 or head_dim > MAX_HEAD_DIM:
-        raise ModelError(
-            f"{a}.attention.key_length = {head_dim}: expected a multiple of 4 and at most {MAX_HEAD_DIM}"
-        )
+        raise ModelError(f"{a}.attention.key_length = {head_dim}: expected a multiple of 4 and at most {MAX_HEAD_DIM}")
     if n_heads % n_kv_heads:
         raise ModelError(
-            f"{a}.attention.head_count_kv = {n_kv_heads}: expected a divisor of {a}.attention.head_count = "
-            f"{n_heads}"
+            f"{a}.attention.head_count_kv = {n_kv_heads}: expected a divisor of {a}.attention.head_count = {n_heads}"
         )
     eps = f.get(f"{a}.attention.layer_norm_rms_epsilon", float)
     if not 0 <= eps < 1:
@@ -179,9 +176,7 @@ def read_rope(f: GGUFFile, s: Sizes, neox: bool) -> RopeConfig:
     a = s.arch
     n_rot = f.get(f"{a}.rope.dimension_count", int, s.head_dim)
     if n_rot < 0 or n_rot % 2 or n_rot > s.head_dim:
-        raise ModelError(
-            f"{a}.rope.dimension_count = {n_rot}: expected an even number from 0 to {s.head_dim}"
-        )
+        raise ModelError(f"{a}.rope.dimension_count = {n_rot}: expected an even number from 0 to {s.head_dim}")
     base = f.get(f"{a}.rope.freq_base", float, 10000.0)
     if not base > 1 or not math.isfinite(base):
         raise ModelError(f"{a}.rope.freq_base = {base}: expected a finite number above 1")

@@ -46,10 +46,7 @@ def read_config(f: GGUFFile) -> ModelConfig:
     return make_config(
         s,
         (rope, local),
-        tuple(
-            LayerConfig(window=window, rope=_LOCAL) if is_local else LayerConfig()
-            for is_local in local_layers
-        ),
+        tuple(LayerConfig(window=window, rope=_LOCAL) if is_local else LayerConfig() for is_local in local_layers),
         attn_scale=gemma2.query_scale(s, _LAYERS_27B),
         final_softcap=f.get("gemma3.final_logit_softcapping", float, 0.0),
         embed_scale=gemma2.embedding_scale(s),
@@ -67,9 +64,7 @@ def _local_layers(f: GGUFFile, s: Sizes) -> list[bool]:
     if isinstance(pattern, (list, np.ndarray)):
         flags = [bool(flag) for flag in pattern]
         if len(flags) != s.n_layers:
-            raise ModelError(
-                f"{key} has {len(flags)} flags; expected one for each of the {s.n_layers} layers"
-            )
+            raise ModelError(f"{key} has {len(flags)} flags; expected one for each of the {s.n_layers} layers")
         return flags
     period = f.get(key, int, _PERIOD)
     if period < 1:

@@ -41,9 +41,7 @@ def dequantize(f: GGUFFile, name: str) -> Array:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize as gguf_dequantize
     except ImportError:
-        raise ModelError(
-            f"tensor {name} is {info.type}: the reference needs the `gguf` package for it"
-        ) from None
+        raise ModelError(f"tensor {name} is {info.type}: the reference needs the `gguf` package for it") from None
     blocks = f.raw(name).reshape(info.shape[0], -1)
     values = gguf_dequantize(blocks, GGMLQuantizationType[info.type.upper()])
     return np.asarray(values, dtype=np.float64).reshape(info.shape)
@@ -91,9 +89,7 @@ def attend(q: Array, k: Array, v: Array, scale: float, softcap: float = 0.0, win
     visible = (j <= i) & (i - j < window) if window else j <= i
     s = np.where(visible, s, -np.inf)
     e = np.exp(s - s.max(axis=-1, keepdims=True))
-    return np.asarray(
-        np.einsum("hij,jhd->ihd", e / e.sum(axis=-1, keepdims=True), np.repeat(v, group, axis=1))
-    )
+    return np.asarray(np.einsum("hij,jhd->ihd", e / e.sum(axis=-1, keepdims=True), np.repeat(v, group, axis=1)))
 
 
 class _Pass:
@@ -109,9 +105,7 @@ class _Pass:
 
     def linear(self, x: Array, name: str) -> Array:
         y = x @ self.tensor(f"{name}.weight").T
-        return (
-            np.asarray(y + self.tensor(f"{name}.bias")) if f"{name}.bias" in self.f.tensors else np.asarray(y)
-        )
+        return np.asarray(y + self.tensor(f"{name}.bias")) if f"{name}.bias" in self.f.tensors else np.asarray(y)
 
     def norm(self, x: Array, name: str) -> Array:
         return rms_norm(x, self.tensor(f"{name}.weight"), self.cfg.norm_eps)

@@ -37,8 +37,7 @@ def architecture(name: str) -> Architecture:
     """The module of an architecture; ModelError lists the known ones."""
     if name not in ARCHITECTURES:
         raise ModelError(
-            f"general.architecture = {name!r}: this architecture is not supported; known are "
-            f"{', '.join(ARCHITECTURES)}"
+            f"general.architecture = {name!r}: this architecture is not supported; known are {', '.join(ARCHITECTURES)}"
         )
     return cast(Architecture, importlib.import_module(f"flux_vk.models.{name}"))
 

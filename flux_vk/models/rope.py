@@ -97,8 +97,7 @@ def read_factors(f: GGUFFile, rope: RopeConfig, context: int) -> npt.NDArray[np.
     info = f.tensors[name]
     if info.type != "f32" or tuple(info.shape) != (rope.n_rot // 2,):
         raise ModelError(
-            f"tensor {name} is {info.type} of shape {tuple(info.shape)}; expected f32 of shape "
-            f"({rope.n_rot // 2},)"
+            f"tensor {name} is {info.type} of shape {tuple(info.shape)}; expected f32 of shape ({rope.n_rot // 2},)"
         )
     factors = f.raw(name).view(np.float32).astype(np.float64)
     if not (np.isfinite(factors).all() and (factors > 0).all()):

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MAX_GROUP = 8
 """Most query heads that one workgroup of the attention kernel takes; more need too many registers."""
 
+CPU_THREADS, GPU_THREADS = 8, 32
+"""Invocations of an attention workgroup: one subgroup of lavapipe; as many as a page has keys elsewhere."""
+
 
 @dataclass
 class StepIO:
@@ -174,6 +177,7 @@ class Step:
             window=layer.window,
             HEAD_DIM=cfg.head_dim,
             GROUP=heads_per_workgroup(cfg.n_heads // cfg.n_kv_heads),
+            WG=CPU_THREADS if self.chain.device.kind == "cpu" else GPU_THREADS,
             PS=kcache.shape[2],
             **place,
         )

@@ -51,8 +51,8 @@ class Weights(Mapping[str, "Buffer"]):
     @property
     def nbytes(self) -> int:
         """Bytes on the device; a tied head counts once."""
-        unique = {id(buffer): buffer for buffer in self._buffers.values()}
-        tensors: int = sum(b.nbytes for b in unique.values())
+        unique: dict[int, Buffer] = {id(buffer): buffer for buffer in self._buffers.values()}
+        tensors = sum(b.nbytes for b in unique.values())
         return tensors + sum(r.turns.nbytes for r in self.ropes)
 
 

@@ -160,9 +160,7 @@ def test_without_subgroup_arithmetic(device: Device, rng: np.random.Generator, v
 
 
 @pytest.mark.parametrize(("group", "size"), [(8, 8), (11, 6), (16, 8), (5, 2)])
-def test_groups_larger_than_a_workgroup(
-    device: Device, rng: np.random.Generator, group: int, size: int
-) -> None:
+def test_groups_larger_than_a_workgroup(device: Device, rng: np.random.Generator, group: int, size: int) -> None:
     """11 query heads of one KV head in workgroups of 6: the last one is not full."""
     cache = make_cache(rng, [45], 2, 16)
     pos, slot = rows_of((0, 45))
@@ -272,9 +270,7 @@ def run_rope_store(
     pos, slot = rows_of(*pairs)
     qkv = (factor * rng.standard_normal((len(pos), (heads + 2 * kv_heads) * head_dim))).astype(np.float32)
     turns = rng.integers(0, 1 << 32, max(1, n_rot // 2), np.uint32)
-    weights = (
-        {name: rng.standard_normal(head_dim, np.float32) for name in ("qnorm", "knorm")} if norms else {}
-    )
+    weights = {name: rng.standard_normal(head_dim, np.float32) for name in ("qnorm", "knorm")} if norms else {}
     inputs = {
         "qkv": qkv,
         "pos": pos,
@@ -311,9 +307,7 @@ def assert_stored(got: Stored, want: Stored, kv_type: str) -> None:
 @pytest.mark.parametrize("kv_type", ["f16", "f32"])
 @pytest.mark.parametrize("neox", [False, True])
 @pytest.mark.parametrize("norms", [False, True])
-@pytest.mark.parametrize(
-    ("head_dim", "n_rot"), [(8, 8), (64, 64), (80, 20), (24, 6), (256, 256), (6, 2), (12, 0)]
-)
+@pytest.mark.parametrize(("head_dim", "n_rot"), [(8, 8), (64, 64), (80, 20), (24, 6), (256, 256), (6, 2), (12, 0)])
 def test_rope_store(
     device: Device, rng: np.random.Generator, kv_type: str, neox: bool, norms: bool, head_dim: int, n_rot: int
 ) -> None:
