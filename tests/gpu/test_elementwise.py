@@ -41,9 +41,7 @@ def test_gated_extremes(device: Device, kernel: str, f: int) -> None:
 
 @pytest.mark.parametrize("kernel", ["add", "mul"])
 @pytest.mark.parametrize(("rows", "rows_b", "d"), SHAPES)
-def test_add_mul(
-    device: Device, rng: np.random.Generator, kernel: str, rows: int, rows_b: int, d: int
-) -> None:
+def test_add_mul(device: Device, rng: np.random.Generator, kernel: str, rows: int, rows_b: int, d: int) -> None:
     a = rng.standard_normal((rows, d)).astype(np.float32)
     b = rng.standard_normal((rows_b, d)).astype(np.float32)
     got = run_kernel(device, kernel, {"a": a, "b": b}, {"y": ((rows, d), "f32")})
@@ -71,7 +69,7 @@ def test_add_in_place(device: Device, rng: np.random.Generator) -> None:
 
 
 def _values(rng: np.random.Generator, source: str, n: int) -> np.ndarray:
-    """All kinds of bit patterns of the type, special ones and those between two values of narrower types first."""
+    """All kinds of bit patterns of the type; special ones and ties of narrower types come first."""
     if source in ("f16", "bf16"):
         short = rng.integers(0, 65536, n, dtype=np.uint16)
         if n >= 65536:
@@ -101,7 +99,7 @@ def _values(rng: np.random.Generator, source: str, n: int) -> np.ndarray:
 def test_cast(device: Device, rng: np.random.Generator, source: str, target: str) -> None:
     if "f16" in source + target and "storage16" not in device.features:
         pytest.skip(f"{device.name} has no 16-bit storage")
-    for n in SIZES:
+    for n in [0, *SIZES]:
         x = _values(rng, source, n)
         guarded = Guarded(device)
         given = guarded.place("x", x.nbytes, source, (n,), x.reshape(-1).view(np.uint8))
@@ -166,3 +164,33 @@ def test_fetch_rows(device: Device, rng: np.random.Generator, rows: int) -> None
     ids, positions = reference("fetch_rows")(slot, token, pos)
     np.testing.assert_array_equal(got["ids"], ids)
     np.testing.assert_array_equal(got["pos"], positions)
+
+
+def test_more_rows_than_one_grid_axis_holds(device: Device, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((70_000, 6)).astype(np.float32)
+    got = run_kernel(device, "swiglu", {"x": x}, {"y": ((70_000, 3), "f32")})["y"]
+    assert nmse(got, reference("swiglu")(x)) < 1e-7
+    idx = rng.integers(0, 70_000, 66_000, dtype=np.uint32)
+    got = run_kernel(device, "gather", {"x": x, "idx": idx}, {"y": ((66_000, 6), "f32")})["y"]
+    np.testing.assert_array_equal(got, x[idx])
+
+
+@pytest.mark.parametrize("wg", [64, 128, 256])
+@pytest.mark.parametrize("d", [1023, 1024])
+def test_workgroup_sizes(device: Device, rng: np.random.Generator, d: int, wg: int) -> None:
+    a, b = rng.standard_normal((2, 3, d)).astype(np.float32)
+    for kernel in ("add", "mul"):
+        got = run_kernel(device, kernel, {"a": a, "b": b}, {"y": (a.shape, "f32")}, WG=wg)["y"]
+        np.testing.assert_array_equal(got, reference(kernel)(a, b).astype(np.float32))
+    x = np.concatenate([a, b], axis=1)
+    for kernel in ("swiglu", "geglu"):
+        got = run_kernel(device, kernel, {"x": x}, {"y": (a.shape, "f32")}, WG=wg)["y"]
+        assert nmse(got, reference(kernel)(x)) < 1e-7
+    bits = run_kernel(device, "cast", {"x": a[0]}, {"y": ((d,), "u32")}, WG=wg)["y"]
+    np.testing.assert_array_equal(bits, reference("cast")(a[0], source="f32", target="u32"))
+    idx = np.array([2, 0, 1, 1], np.uint32)
+    got = run_kernel(device, "gather", {"x": a, "idx": idx}, {"y": ((4, d), "f32")}, WG=wg)["y"]
+    np.testing.assert_array_equal(got, a[idx])
+    layout = {"rows": 3, "cols": d, "x_stride": d, "y_stride": d}
+    got = run_kernel(device, "copy_strided", {"x": a}, {"y": (a.shape, "f32")}, WG=wg, **layout)["y"]
+    np.testing.assert_array_equal(got, a)

@@ -19,7 +19,7 @@ def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("d", SIZES)
-@pytest.mark.parametrize("wg", [64, 256])
+@pytest.mark.parametrize("wg", [64, 128, 256])
 def test_rms_norm(device: Device, rng: np.random.Generator, d: int, wg: int) -> None:
     rows = 3
     x, w = _normal(rng, rows, d), _normal(rng, d)
@@ -28,24 +28,26 @@ def test_rms_norm(device: Device, rng: np.random.Generator, d: int, wg: int) -> 
 
 
 @pytest.mark.parametrize("d", SIZES)
-def test_add_rms_norm(device: Device, rng: np.random.Generator, d: int) -> None:
+@pytest.mark.parametrize("wg", [64, 128, 256])
+def test_add_rms_norm(device: Device, rng: np.random.Generator, d: int, wg: int) -> None:
     rows = 3
     x, r, w = _normal(rng, rows, d), _normal(rng, rows, d), _normal(rng, d)
     out = {"s": ((rows, d), "f32"), "y": ((rows, d), "f32")}
-    got = run_kernel(device, "add_rms_norm", {"x": x, "r": r, "w": w}, out, eps=EPS)
+    got = run_kernel(device, "add_rms_norm", {"x": x, "r": r, "w": w}, out, eps=EPS, WG=wg)
     np.testing.assert_array_equal(got["s"], x + r)
     assert nmse(got["y"], reference("add_rms_norm")(x, r, w, eps=EPS)[1]) < 1e-7
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("d", SIZES)
-def test_layer_norm(device: Device, rng: np.random.Generator, d: int, bias: bool) -> None:
+@pytest.mark.parametrize("wg", [64, 128, 256])
+def test_layer_norm(device: Device, rng: np.random.Generator, d: int, bias: bool, wg: int) -> None:
     rows = 3
     x, w = _normal(rng, rows, d) + np.float32(100), _normal(rng, d)
     inputs = {"x": x, "w": w}
     if bias:
         inputs["b"] = _normal(rng, d)
-    got = run_kernel(device, "layer_norm", inputs, {"y": ((rows, d), "f32")}, eps=EPS)
+    got = run_kernel(device, "layer_norm", inputs, {"y": ((rows, d), "f32")}, eps=EPS, WG=wg)
     want = reference("layer_norm")(x, w, inputs.get("b"), eps=EPS)
     assert nmse(got["y"], want) < (1e-7 if d > 1 else 1e-12)
 
@@ -87,3 +89,9 @@ def test_no_rows(device: Device) -> None:
     x, w = np.zeros((0, 8), np.float32), np.ones(8, np.float32)
     got = run_kernel(device, "rms_norm", {"x": x, "w": w}, {"y": ((0, 8), "f32")}, eps=EPS)
     assert got["y"].shape == (0, 8)
+
+
+def test_more_rows_than_one_grid_axis_holds(device: Device, rng: np.random.Generator) -> None:
+    x, w = _normal(rng, 70_001, 3), _normal(rng, 3)
+    got = run_kernel(device, "rms_norm", {"x": x, "w": w}, {"y": (x.shape, "f32")}, eps=EPS, WG=64)["y"]
+    np.testing.assert_allclose(got, reference("rms_norm")(x, w, eps=EPS), rtol=1e-5)

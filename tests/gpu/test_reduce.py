@@ -171,3 +171,32 @@ def test_top_k_refuses(device: Device) -> None:
     too_many, indices = device.empty((1, 1025)), device.empty((1, 1025), "u32")
     with pytest.raises(ArgumentError, match="K up to 1024"):
         ops.top_k(Chain(device), x=x, values=too_many, indices=indices)
+
+
+def test_more_rows_than_one_grid_axis_holds(device: Device, rng: np.random.Generator) -> None:
+    x = rng.integers(-3, 4, (66_000, 5)).astype(np.float32)
+    got = run_kernel(device, "argmax", {"x": x}, {"y": ((66_000,), "u32")}, WG=64)["y"]
+    np.testing.assert_array_equal(got, np.argmax(x, axis=-1))
+    got = run_kernel(device, "reduce", {"x": x}, {"y": ((66_000,), "f32")}, WG=64)["y"]
+    np.testing.assert_array_equal(got, x.sum(axis=-1))
+
+
+@pytest.mark.parametrize("wg", [64, 128, 256])
+@pytest.mark.parametrize("d", [5000, 5003])
+def test_workgroup_sizes(device: Device, rng: np.random.Generator, d: int, wg: int) -> None:
+    x = _rows(rng, d, "ties")
+    got = run_kernel(device, "argmax", {"x": x}, {"y": ((len(x),), "u32")}, WG=wg)["y"]
+    np.testing.assert_array_equal(got, reference("argmax")(x))
+    for op in (0, 1, 2):
+        got = run_kernel(device, "reduce", {"x": x}, {"y": ((len(x),), "f32")}, OP=op, WG=wg)["y"]
+        np.testing.assert_array_equal(got, reference("reduce")(x, op=op))
+    if wg <= 128:
+        maxima = run_kernel(device, "top_k_blocks", {"x": x}, {"maxima": ((len(x), -(-d // 64)), "u32")}, WG=wg)
+        np.testing.assert_array_equal(maxima["maxima"], reference("top_k_blocks")(x))
+    whole = x[0].astype(np.int32).view(np.uint32)
+    blocks = -(-d // (16 * wg))
+    totals = run_kernel(device, "prefix_scan_totals", {"x": whole}, {"totals": ((blocks,), "u32")}, WG=wg)["totals"]
+    np.testing.assert_array_equal(totals, reference("prefix_scan_totals")(whole, block=16 * wg))
+    before = np.cumsum(totals, dtype=np.uint32)
+    got = run_kernel(device, "prefix_scan", {"x": whole, "before": before}, {"y": ((d,), "u32")}, WG=wg)["y"]
+    np.testing.assert_array_equal(got, np.cumsum(whole, dtype=np.uint32))

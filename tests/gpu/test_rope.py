@@ -23,9 +23,7 @@ def _turns(frequencies: np.ndarray) -> np.ndarray:
     return (np.rint(fraction * 2**32).astype(np.uint64) & 0xFFFFFFFF).astype(np.uint32)
 
 
-def _run(
-    device: Device, x: np.ndarray, pos: np.ndarray, turns: np.ndarray, neox: int, **scalars: float
-) -> np.ndarray:
+def _run(device: Device, x: np.ndarray, pos: np.ndarray, turns: np.ndarray, neox: int, **scalars: float) -> np.ndarray:
     inputs = {"x": x, "pos": pos, "turns": turns}
     return run_kernel(device, "rope", inputs, {}, NEOX=neox, **scalars)["x"]
 
@@ -67,13 +65,15 @@ def test_layouts(
     np.testing.assert_array_equal(got[:, same], x[:, same])
 
 
+@pytest.mark.parametrize("wg", [64, 128])
 @pytest.mark.parametrize("base", [1e4, 5e5])
-def test_against_plain_angles(device: Device, rng: np.random.Generator, base: float) -> None:
+def test_against_plain_angles(device: Device, rng: np.random.Generator, base: float, wg: int) -> None:
     n_rot = 128
     frequencies = _frequencies(base, n_rot)
     pos = np.array([0, 1, 2, 31, 1000, 4095, 32767, 65535, 100003, 131071], np.uint32)
     x = rng.standard_normal((len(pos), n_rot)).astype(np.float32)
-    got = _run(device, x, pos, _turns(frequencies), 1, stride=n_rot, heads=1, head_dim=n_rot, n_rot=n_rot)
+    layout = {"stride": n_rot, "heads": 1, "head_dim": n_rot, "n_rot": n_rot, "WG": wg}
+    got = _run(device, x, pos, _turns(frequencies), 1, **layout)
     angle = pos[:, None].astype(np.float64) * frequencies[None, :]
     a, b = x[:, :64].astype(np.float64), x[:, 64:].astype(np.float64)
     cosine, sine = np.cos(angle), np.sin(angle)

@@ -25,7 +25,7 @@ def test_lengths(device: Device, rng: np.random.Generator, d: int) -> None:
         np.testing.assert_allclose(got.sum(axis=-1, dtype=np.float64), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("wg", [64, 256])
+@pytest.mark.parametrize("wg", [64, 128, 256])
 @pytest.mark.parametrize("scale", [0.125, 30.0])
 def test_scale(device: Device, rng: np.random.Generator, wg: int, scale: float) -> None:
     x = rng.standard_normal((4, 300)).astype(np.float32)
@@ -67,3 +67,8 @@ def test_a_row_does_not_depend_on_the_others(device: Device, rng: np.random.Gene
     x = rng.standard_normal((32, 1000)).astype(np.float32)
     everything = _run(device, x)
     np.testing.assert_array_equal(_run(device, x[11:12]), everything[11:12])
+
+
+def test_more_rows_than_one_grid_axis_holds(device: Device, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((66_000, 5)).astype(np.float32)
+    np.testing.assert_allclose(_run(device, x, WG=64), reference("softmax")(x), rtol=1e-5)

@@ -13,9 +13,7 @@ from tests.gpu.harness import Guarded, run_kernel
 pytestmark = pytest.mark.kernel
 
 
-def _check(
-    device: Device, keys: np.ndarray, values: np.ndarray | None, descending: bool, bits: int = 32
-) -> None:
+def _check(device: Device, keys: np.ndarray, values: np.ndarray | None, descending: bool, bits: int = 32) -> None:
     n = len(keys)
     dtype = "f32" if keys.dtype == np.float32 else "u32"
     guarded = Guarded(device)
@@ -47,9 +45,7 @@ def test_sort(device: Device, rng: np.random.Generator, n: int, dtype: str, desc
 
 
 @pytest.mark.parametrize("descending", [False, True])
-def test_stable_with_ties_and_special_floats(
-    device: Device, rng: np.random.Generator, descending: bool
-) -> None:
+def test_stable_with_ties_and_special_floats(device: Device, rng: np.random.Generator, descending: bool) -> None:
     special = [0.0, -0.0, 1, -1, np.nan, -np.nan, np.inf, -np.inf, 3.4e38, 1.2e-38, 1e-45, -1e-45]
     keys = rng.choice(np.array(special, np.float32), 5000)
     _check(device, keys, None, descending)
