@@ -50,6 +50,11 @@ def add_sampling(
         _add_rows(chain, state, logits.rows(start, stop), row_slot.rows(start, stop), row_pos.rows(start, stop), logprobs, exact)
 
 
+def _pick_width(chain: Chain) -> int:
+    """Threads that work on a row: a CPU driver runs them one after another and pays for every barrier."""
+    return 64 if chain.device.kind == "cpu" else 256
+
+
 def _add_rows(
     chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, logprobs: bool, exact: bool
 ) -> None:
@@ -62,7 +67,7 @@ def _add_rows(
         raw_maxima = chain.scratch((rows, blocks), "u32")
         top = chain.scratch((rows, TOP_WORDS), "u32")
         chain.sample_stats(logits=logits, row_slot=row_slot, params=s.params, maxima=raw_maxima, sums=sums)
-        chain.sample_top(logits=logits, row_slot=row_slot, params=s.params, maxima=raw_maxima, sums=sums, top=top)
+        chain.sample_top(logits=logits, row_slot=row_slot, params=s.params, maxima=raw_maxima, sums=sums, top=top, WG=_pick_width(chain))
     saved = chain.scratch((rows, MAX_BIAS + s.history_size, 2), "u32")
     maxima = chain.scratch((rows, blocks), "u32")
     picked = chain.scratch((rows, 2), "u32")
@@ -72,8 +77,9 @@ def _add_rows(
     )  # fmt: skip
     chain.sample_stats(logits=logits, row_slot=row_slot, params=s.params, maxima=maxima)
     chain.sample_pick(
-        logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, maxima=maxima, picked=picked, exact=int(exact)
-    )
+        logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, maxima=maxima, picked=picked,
+        exact=int(exact), WG=_pick_width(chain),
+    )  # fmt: skip
     results = {"top": top} if top is not None else {}
     chain.sample_commit(
         logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, saved=saved, picked=picked,

@@ -70,7 +70,7 @@ def mass(d: F32) -> I64:
     return (exp_neg(d).astype(np.float64) * ONE).astype(np.int64)
 
 
-def sample_adjust(
+def adjust_row(
     logits: F32,
     *,
     logit_bias: Mapping[int, float] | None = None,
@@ -93,54 +93,45 @@ def sample_adjust(
     return x
 
 
-def _kept(
-    key: U32, top: np.float32, top_k: int, top_p: float, min_p: float
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-    order = np.argsort(~key, kind="stable")
-    keep = np.ones(len(key), bool)
-    if top_k:
-        keep[top_k:] = False
-    if top_p < 1:
-        masses = np.where(keep, mass((value_of(key[order]) - top).astype(np.float32)), 0)
-        before = np.cumsum(masses) - masses
-        share = max(int(top_p * 2**32) - 4096, 0)
-        target = max(-(-int(masses.sum()) * share // 2**32), 1)
-        keep &= before < target
-    if min_p > 0:
-        least = np.float32(top + np.float32(np.log(min_p)))
-        keep &= key[order] >= key_of(np.array([least], np.float32))[0]
-    return order, keep
-
-
-def sample_pick(
+def pick_row(
     logits: F32,
     *,
-    temperature: float,
+    inverse_temperature: float,
     top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
+    top_p_share: int | None = None,
+    ln_min_p: float = -np.inf,
     seed: int = 0,
     position: int = 0,
 ) -> int | None:
-    """Token for `position` from float32[V] adjusted logits; None where no logit is finite."""
+    """Token for `position` from float32[V] adjusted logits; None where no logit is finite.
+
+    The parameters are what the kernel gets: inverse_temperature 0 is greedy, top_p_share has 2^32 for 1 (None: off).
+    """
     key = key_of(logits)
     if key.max() <= KEY_NEG_INF:
         return None
-    if temperature == 0:
+    if inverse_temperature == 0:
         return int(np.argmax(key))
     with np.errstate(over="ignore", invalid="ignore"):
-        top = value_of(key.max(keepdims=True))[0]
-        order, keep = _kept(key, top, top_k, top_p, min_p)
-        inverse = np.float32(min(1.0 / temperature, 1e30))
-        tempered = mass(((value_of(key) - top).astype(np.float32) * inverse).astype(np.float32))
-    inside = np.zeros(len(key), bool)
-    inside[order[keep]] = True
-    cumulative = np.cumsum(np.where(inside, tempered, 0))
+        below = (value_of(key) - value_of(key.max(keepdims=True))).astype(np.float32)
+        tempered = mass((below * np.float32(inverse_temperature)).astype(np.float32))
+        least = value_of(key.max(keepdims=True)) + np.float32(ln_min_p)
+    order = np.argsort(~key, kind="stable")
+    if top_k:
+        order = order[:top_k]
+    if top_p_share is not None:
+        masses = mass(below[order])
+        target = max(-(-int(masses.sum()) * top_p_share // 2**32), 1)
+        order = order[np.cumsum(masses) - masses < target]
+    order = order[key[order] >= key_of(least)[0]]
+    inside = np.zeros(len(key), np.int64)
+    inside[order] = tempered[order]
+    cumulative = np.cumsum(inside)
     target = int(cumulative[-1]) * draw_bits(seed, position) >> 64
     return int(np.searchsorted(cumulative, target, side="right"))
 
 
-def sample_top(logits: F32, n: int) -> tuple[float, list[tuple[int, float]]]:
+def top_row(logits: F32, n: int) -> tuple[float, list[tuple[int, float]]]:
     """logsumexp, and the n best (id, log-probability) of softmax(logits), in float64."""
     x = value_of(key_of(logits)).astype(np.float64)
     lse = float(x.max() + np.log(np.exp(x - x.max()).sum()))
