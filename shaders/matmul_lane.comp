@@ -12,6 +12,7 @@ layout(set = 0, binding = 1, std430) readonly buffer B_x16 { u64vec2 x16[]; };
 
 const uint RL = (NR + WG - 1) / WG;      // weight rows of a lane
 
+uint K;
 uint lane0;                              // first lane of this group of eight
 
 float from_lane(float v, uint j) { return subgroupShuffle(v, lane0 + j); }
@@ -20,12 +21,12 @@ float from_lane(float v, uint j) { return subgroupShuffle(v, lane0 + j); }
 vec4 activations(uint row, uint k) {
 #if Q_FLOAT
     vec4 v;                              // K and the rows' starts need not be multiples of four
-    [[unroll]] for (uint c = 0u; c < 4u; c++) v[c] = x[row + min(k + c, p.K - 1u)];
-    return mix(vec4(0.0), v, lessThan(uvec4(k, k + 1u, k + 2u, k + 3u), uvec4(p.K)));
+    [[unroll]] for (uint c = 0u; c < 4u; c++) v[c] = x[row + min(k + c, K - 1u)];
+    return mix(vec4(0.0), v, lessThan(uvec4(k, k + 1u, k + 2u, k + 3u), uvec4(K)));
 #else
-    u64vec2 v = x16[(row + min(k, p.K - 4u)) >> 2];
-    vec4 f = uintBitsToFloat(uvec4(unpackUint2x32(v.x), unpackUint2x32(v.y)));
-    return k < p.K ? f / Q_UNIT : vec4(0.0);
+    u64vec2 v = x16[(row + min(k, K - 4u)) >> 2];
+    vec4 f = uintBitsToFloat(uvec4(q_words(v.x), q_words(v.y)));
+    return k < K ? f / Q_UNIT : vec4(0.0);
 #endif
 }
 
@@ -34,16 +35,20 @@ float sum_of_four(float v, uint first) {
 }
 
 void main() {
-    uint tiles = (p.R + NT - 1u) / NT, tile = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
+    // Push constants are read here, once: inside control flow llvmpipe gathers them lane by lane.
+    K = p.K;
+    uint N = p.N, R = p.R, x_stride = p.x_stride, y_stride = p.y_stride, y_offset = p.y_offset, first = p.n0;
+    bool has_bias = p.has_bias != 0u, has_residual = p.has_residual != 0u;
+    uint tiles = (R + NT - 1u) / NT, tile = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
     uint t0 = (tile % tiles) * NT, n0 = (tile / tiles) * NR + gl_LocalInvocationID.x;
-    uint lane = gl_SubgroupInvocationID & 7u, nb = q_blocks(p.K), stride = q_stride(p.K) >> 4;
+    uint lane = gl_SubgroupInvocationID & 7u, nb = q_blocks(K), stride = q_stride(K) >> 4;
     lane0 = gl_SubgroupInvocationID & ~7u;
     QTable table = q_table(lane, lane0);
 
     uint row[RL], x_row[NT];
     float acc[RL * NT];
-    [[unroll]] for (uint n = 0u; n < RL; n++) row[n] = min(n0 + n * WG, p.N - 1u) * stride;
-    [[unroll]] for (uint t = 0u; t < NT; t++) x_row[t] = min(t0 + t, p.R - 1u) * p.x_stride;
+    [[unroll]] for (uint n = 0u; n < RL; n++) row[n] = min(n0 + n * WG, N - 1u) * stride;
+    [[unroll]] for (uint t = 0u; t < NT; t++) x_row[t] = min(t0 + t, R - 1u) * x_stride;
     [[unroll]] for (uint a = 0u; a < RL * NT; a++) acc[a] = 0.0;
 
     for (uint b8 = 0u; b8 < nb; b8 += 8u) {
@@ -54,52 +59,51 @@ void main() {
             QPart part[RL];
             [[unroll]] for (uint n = 0u; n < RL; n++) part[n] = q_part(row[n], nb, b);
             [[unroll]] for (uint u = 0u; u < Q_STEP; u++) {
-                vec4 xs[NT], factors[RL];
-                float x_low[NT], x_high[NT], low[RL * NT], high[RL * NT];
-                [[unroll]] for (uint n = 0u; n < RL; n++) factors[n] = q_factors(scales[n], part[n], u);
-                [[unroll]] for (uint t = 0u; t < NT; t++) {
-                    xs[t] = activations(x_row[t], (b + u) * 32u + lane * 4u);
-#if !Q_FLOAT && !(Q_LEVELS)
-                    float s = dot(xs[t], Q_UNIT);
-                    x_low[t] = sum_of_four(s, 0u);
-                    x_high[t] = sum_of_four(s, 4u);
-#endif
-                }
-                [[unroll]] for (uint a = 0u; a < RL * NT; a++) low[a] = high[a] = 0.0;
-                [[unroll]] for (uint g = 0u; g < 8u; g++) {
-                    vec4 q[RL];
-                    [[unroll]] for (uint n = 0u; n < RL; n++) {
-                        q[n] = q_group(part[n], u, g, table);
+                vec4 q[RL * 8], factors[RL];
+                [[unroll]] for (uint n = 0u; n < RL; n++) {
+                    factors[n] = q_factors(scales[n], part[n]);
+                    [[unroll]] for (uint g = 0u; g < 8u; g++) {
+                        q[n * 8 + g] = q_group(part[n], g, table);
 #if Q_FLOAT
-                        if ((b + u) * 32u + g * 4u >= p.K) q[n] = vec4(0.0);
+                        if ((b + u) * 32u + g * 4u >= K) q[n * 8 + g] = vec4(0.0);
 #endif
                     }
-                    [[unroll]] for (uint c = 0u; c < 4u; c++)
-                        [[unroll]] for (uint t = 0u; t < NT; t++) {
-                            float v = from_lane(xs[t][c], g);
+                }
+                [[unroll]] for (uint t = 0u; t < NT; t++) {
+                    vec4 xs = activations(x_row[t], (b + u) * 32u + lane * 4u);
+                    float low[RL], high[RL], x_low = 0.0, x_high = 0.0;
+                    [[unroll]] for (uint n = 0u; n < RL; n++) low[n] = high[n] = 0.0;
+                    [[unroll]] for (uint g = 0u; g < 8u; g++)
+                        [[unroll]] for (uint c = 0u; c < 4u; c++) {
+                            float v = from_lane(xs[c], g);
                             [[unroll]] for (uint n = 0u; n < RL; n++) {
 #if Q_HALVES
-                                if (g >= 4u) high[n * NT + t] = fma(q[n][c], v, high[n * NT + t]);
+                                if (g >= 4u) high[n] = fma(q[n * 8 + g][c], v, high[n]);
                                 else
 #endif
-                                low[n * NT + t] = fma(q[n][c], v, low[n * NT + t]);
+                                low[n] = fma(q[n * 8 + g][c], v, low[n]);
                             }
                         }
-                }
-                [[unroll]] for (uint n = 0u; n < RL; n++)
-                    [[unroll]] for (uint t = 0u; t < NT; t++) {
+#if !Q_FLOAT && !(Q_LEVELS)
+                    float s = dot(xs, Q_UNIT);
+                    x_low = sum_of_four(s, 0u);
+                    x_high = sum_of_four(s, 4u);
+#endif
+                    [[unroll]] for (uint n = 0u; n < RL; n++) {
                         uint a = n * NT + t;
 #if Q_FLOAT
-                        acc[a] += low[a];
+                        acc[a] += low[n];
 #elif Q_LEVELS
-                        acc[a] = fma(factors[n].x, low[a], acc[a]);
+                        acc[a] = fma(factors[n].x, low[n], acc[a]);
 #elif Q_HALVES
-                        acc[a] = fma(factors[n].x, low[a], fma(factors[n].y, x_low[t], acc[a]));
-                        acc[a] = fma(factors[n].z, high[a], fma(factors[n].w, x_high[t], acc[a]));
+                        acc[a] = fma(factors[n].x, low[n], fma(factors[n].y, x_low, acc[a]));
+                        acc[a] = fma(factors[n].z, high[n], fma(factors[n].w, x_high, acc[a]));
 #else
-                        acc[a] = fma(factors[n].x, low[a], fma(factors[n].y, x_low[t] + x_high[t], acc[a]));
+                        acc[a] = fma(factors[n].x, low[n], fma(factors[n].y, x_low + x_high, acc[a]));
 #endif
                     }
+                }
+                [[unroll]] for (uint n = 0u; n < RL; n++) q_advance(part[n], scales[n]);
             }
             [[unroll]] for (uint n = 0u; n < RL; n++) scales[n].word = scales[n].word.yzwx;
         }
@@ -107,11 +111,11 @@ void main() {
     [[unroll]] for (uint n = 0u; n < RL; n++)
         [[unroll]] for (uint t = 0u; t < NT; t++) {
             uint column = n0 + n * WG;
-            if (gl_LocalInvocationID.x + n * WG < NR && column < p.N && t0 + t < p.R) {
-                uint at = (t0 + t) * p.y_stride + p.y_offset + p.n0 + column;
+            if (gl_LocalInvocationID.x + n * WG < NR && column < N && t0 + t < R) {
+                uint at = (t0 + t) * y_stride + y_offset + first + column;
                 float v = acc[n * NT + t];
-                if (p.has_bias != 0u) v += bias[p.n0 + column];
-                if (p.has_residual != 0u) v += residual[at];
+                if (has_bias) v += bias[first + column];
+                if (has_residual) v += residual[at];
                 y[at] = v;
             }
         }

@@ -4,7 +4,7 @@
 #include "include/quant_types.glsl"
 
 #if QTYPE == F32
-#define Q_STEP 1u                    // sub-blocks in a QPart
+#define Q_STEP 1u                    // sub-blocks loaded at once into a QPart
 #define Q_WORDS 8
 #elif Q_FLOAT
 #define Q_STEP 1u
@@ -20,14 +20,14 @@
 #define Q_WORDS 2
 #endif
 
-struct QPart {
+struct QPart {                       // the first of them is the current one; q_advance makes it the next
     uvec4 qs[Q_WORDS];
     uvec4 q2;
     uvec2 qh, dm;
 };
 
 struct QScales {
-    uvec4 word;                      // 16 bits a sub-block; .x belongs to the pair at hand
+    uvec4 word;                      // 16 bits a sub-block; the current one's are the low ones of .x
     vec2 super;                      // d, minus dmin
 };
 
@@ -57,12 +57,14 @@ vec4 q_lookup(uint v, QTable t) {
     return vec4(q_look(v & 15u, t), q_look((v >> 8) & 15u, t), q_look((v >> 16) & 15u, t), q_look(v >> 24, t));
 }
 
+uvec2 q_words(uint64_t v) { return uvec2(uint(v), uint(v >> 32)); }
+
 uvec4 q_load16(uint at) {
     u64vec2 v = w16[at];
-    return uvec4(unpackUint2x32(v.x), unpackUint2x32(v.y));
+    return uvec4(q_words(v.x), q_words(v.y));
 }
 
-uvec2 q_load8(uint at) { return unpackUint2x32(w8[at]); }
+uvec2 q_load8(uint at) { return q_words(w8[at]); }
 
 // row: start of the row in 16-byte units; b: first sub-block, a multiple of Q_STEP. Past the last sub-block (an odd
 // count) it reads what follows in the row: zero scales, and the caller makes the activations zero.
@@ -109,19 +111,29 @@ QScales q_scales(uint row, uint nb, uint b) {
 
 float q_signed_byte(uint v, uint i) { return float(int(v << (24u - 8u * i)) >> 24); }
 
-// (scale, offset) of weights 0-15 and of weights 16-31 of sub-block u of the part: weight = scale * stored + offset.
-vec4 q_factors(QScales s, QPart part, uint u) {
+void q_advance(inout QPart part, inout QScales scales) {
+#if !Q_FLOAT
+    [[unroll]] for (uint j = 0u; j < Q_WORDS / 2; j++) part.qs[j] = part.qs[j + Q_WORDS / 2];
+    part.qh.x = part.qh.y;
+    part.q2.xy = part.q2.zw;
+    part.dm.x = part.dm.y;
+    scales.word.x >>= 16;
+#endif
+}
+
+// (scale, offset) of weights 0-15 and of weights 16-31 of the current sub-block: weight = scale * stored + offset.
+vec4 q_factors(QScales s, QPart part) {
 #if Q_FLOAT
     return vec4(1.0, 0.0, 1.0, 0.0);
 #else
     vec2 low, high;
 #if !Q_SUPER && Q_MIN
-    low = high = unpackHalf2x16(part.dm[u]);
+    low = high = unpackHalf2x16(part.dm.x);
 #elif !Q_SUPER
-    float d = unpackHalf2x16(s.word.x)[u];
+    float d = unpackHalf2x16(s.word.x).x;
     low = high = vec2(d, -Q_BIAS * d);
 #else
-    uint v = u == 0u ? s.word.x : s.word.x >> 16;
+    uint v = s.word.x;
 #if QTYPE == Q2_K
     low = s.super * vec2(float(int(v & 15u)), float(int((v >> 4) & 15u)));
     high = s.super * vec2(float(int((v >> 8) & 15u)), float(int((v >> 12) & 15u)));
@@ -138,8 +150,8 @@ vec4 q_factors(QScales s, QPart part, uint u) {
 #endif
 }
 
-// Stored values 4g..4g+3 of sub-block u, each times its part of Q_UNIT.
-vec4 q_group(QPart part, uint u, uint g, QTable table) {
+// Stored values 4g..4g+3 of the current sub-block, each times its part of Q_UNIT.
+vec4 q_group(QPart part, uint g, QTable table) {
 #if QTYPE == F32
     return uintBitsToFloat(part.qs[g]);
 #elif QTYPE == F16
@@ -152,15 +164,15 @@ vec4 q_group(QPart part, uint u, uint g, QTable table) {
 #else
     uint v = 0u;
 #if QTYPE == Q8_0
-    v = part.qs[u * 2u + (g >> 2)][g & 3u] ^ 0x80808080u;
+    v = part.qs[g >> 2][g & 3u] ^ 0x80808080u;
 #elif Q_HAS_NIBBLES
-    v = (part.qs[u][g & 3u] >> (g & 4u)) & 0x0f0f0f0fu;
+    v = (part.qs[0][g & 3u] >> (g & 4u)) & 0x0f0f0f0fu;
 #endif
 #if Q_HAS_Q2
-    v |= ((part.q2[u * 2u + (g & 1u)] >> (g & 6u)) & 0x03030303u) << (QTYPE == Q6_K ? 4u : 0u);
+    v |= ((part.q2[g & 1u] >> (g & 6u)) & 0x03030303u) << (QTYPE == Q6_K ? 4u : 0u);
 #endif
 #if Q_HAS_QH
-    v |= ((part.qh[u] >> g) & 0x01010101u) << (QTYPE == Q3_K ? 2u : 4u);
+    v |= ((part.qh.x >> g) & 0x01010101u) << (QTYPE == Q3_K ? 2u : 4u);
 #endif
 #if Q_LEVELS
     return q_lookup(v, table);

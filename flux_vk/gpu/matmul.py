@@ -1,0 +1,130 @@
+"""Matrix products on a chain: picks the shape of the matmul kernel for the device and the number of rows.
+
+Not for: what the kernel computes (kernels/matmul.toml), or which weights a model multiplies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ArgumentError
+from . import kernels
+from .buffer import Buffer
+from .chain import Chain
+
+FLOATS = ("f32", "f16", "bf16")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Specialization of one dispatch: threads, weight rows and tokens of a workgroup."""
+
+    wg: int
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Token rows start..stop of a product, done by one dispatch of that shape."""
+
+    start: int
+    stop: int
+    shape: Shape
+
+
+# Most tokens of a workgroup, best last. Measured on llvmpipe (AVX2): with 4 weight rows a lane, 4 tokens are where the
+# accumulators still fit the registers and the unrolled loop the instruction cache; 5 and 8 are slower.
+LANE_TOKENS = (1, 2, 4)
+WAVE_TOKENS = (1, 2, 4, 8)
+
+
+def lane_shape(n: int, tokens: int) -> Shape:
+    """For llvmpipe: eight lanes; as many rows a lane as leave work for a few threads."""
+    for rows in (32, 16):
+        if n >= 4 * rows:
+            return Shape(8, rows, tokens)
+    return Shape(8, 8, tokens)
+
+
+def wave_shape(n: int, k: int, tokens: int) -> Shape:
+    """For GPUs: one or two subgroups that share few weight rows; long rows get more threads."""
+    return Shape(64 if k >= 2048 else 32, 2 if n < 1024 or tokens == 1 else 4, tokens)
+
+
+def pieces(r: int, n: int, k: int, lane: bool) -> list[Piece]:
+    """How to cut r tokens (r >= 1) for w [n, k]: full tiles of the best width, and one narrower tile for the rest.
+
+    Whatever the cut, every row's result is the same to the last bit: the kernel's order of summation does not depend
+    on it.
+    """
+    widths = LANE_TOKENS if lane else WAVE_TOKENS
+    most = widths[-1]
+    full = r // most * most
+    cut = []
+    if full:
+        cut.append((0, full, most))
+    if r > full:
+        cut.append((full, r, next(t for t in widths if t >= r - full)))
+    return [Piece(a, b, lane_shape(n, t) if lane else wave_shape(n, k, t)) for a, b, t in cut]
+
+
+def matmul(
+    chain: Chain,
+    *,
+    w: Buffer,
+    x: Buffer,
+    y: Buffer,
+    bias: Buffer | None = None,
+    residual: Buffer | None = None,
+    y_stride: int | None = None,
+    y_offset: int = 0,
+    variant: str | None = None,
+) -> Chain:
+    """Append y[r, y_offset + n] = sum_k w[n, k] x[r, k] (+ bias[n]) (+ residual[r, y_offset + n]).
+
+    w: [N, K] of any weight type. x: f32 [R, K] or wider (only the first K columns count). y: f32 [R, y_stride];
+    y_stride defaults to y's last dimension. residual is shaped like y and may be y itself. `variant` forces one form of
+    the kernel ("q4_k.wave"). Raises ArgumentError naming the argument, the shape wanted and the shape got.
+    """
+    n, k, r = _checked(w, x)
+    stride = y.shape[-1] if y_stride is None else y_stride
+    for name, b in (("y", y), ("residual", residual)):
+        if b is not None and (b.size < r * stride or stride < y_offset + n):
+            raise ArgumentError(
+                f"matmul: {name} is {list(b.shape)} with rows of {stride}, expected room for [{r}, {y_offset} + {n}]"
+            )
+    if variant is None:
+        dtypes = {"w": w.dtype}
+        variant = kernels.choose(kernels.contract("matmul"), dtypes, chain.device.features, chain.device.kind).name
+    plan = pieces(r, n, k, variant.endswith(".lane")) if r else []
+    step = chain.device.alignment // 4
+    if len(plan) > 1 and (plan[0].stop * stride % step or plan[0].stop * x.shape[1] % step):
+        plan = [Piece(0, r, plan[0].shape)]  # rows of y or x that cannot be bound on their own
+    for piece in plan:
+        chain.dispatch(
+            "matmul", variant=variant, w=w, x=x.rows(piece.start, piece.stop), bias=bias,
+            y=_rows(y, piece, stride, r), residual=None if residual is None else _rows(residual, piece, stride, r),
+            y_stride=stride, y_offset=y_offset, WG=piece.shape.wg, NR=piece.shape.rows, NT=piece.shape.tokens,
+        )  # fmt: skip
+    return chain
+
+
+def _checked(w: Buffer, x: Buffer) -> tuple[int, int, int]:
+    if len(w.shape) != 2 or len(x.shape) != 2 or x.dtype != "f32" or x.shape[1] < w.shape[1]:
+        raise ArgumentError(f"matmul: w is {w}, x is {x}; expected w [N, K] and x f32 [R, K] (or wider)")
+    n, k = w.shape
+    if w.dtype not in FLOATS and (k % 32 or x.shape[1] % 4):
+        raise ArgumentError(
+            f"matmul: w is {w.dtype} [{n}, {k}], x rows have {x.shape[1]} elements; expected a K that is a multiple of 32 "
+            "and rows of x that are a multiple of 4"
+        )
+    return n, k, x.shape[0]
+
+
+def _rows(b: Buffer, piece: Piece, stride: int, r: int) -> Buffer:
+    """The piece's rows of y or residual, which may be shaped otherwise than [R, stride]."""
+    if (piece.start, piece.stop) == (0, r):
+        return b
+    whole = b if b.shape[-1] == stride and len(b.shape) == 2 else b.reshape(b.size // stride, stride)
+    return whole.rows(piece.start, piece.stop)
