@@ -28,6 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "engine": ("gpu", "formats", "text", "models", "flux", "decode"),
     "serve": ("gpu", "formats", "text", "models", "flux", "decode", "engine"),
     "train": ("gpu", "formats", "text", "models", "decode", "engine"),
+    "cli": ("gpu", "formats", "text", "models", "flux", "decode", "engine", "serve", "train"),
 }
 # Imported late by what only benchmarks and tests use, which says what to install where it is missing.
 OPTIONAL = {"flux_vk/bench.py": {"gguf"}, "flux_vk/models/reference.py": {"gguf"}}
@@ -60,7 +61,7 @@ def imported(path: Path) -> list[tuple[int, str]]:
 
 
 def room_of(parts: tuple[str, ...]) -> str:
-    """A module's room: a folder of ROOMS, "ground", or "top" (the package's root and the command lines)."""
+    """A module's room: a folder of ROOMS, "ground", or "top" (the package's root and what `-m` runs)."""
     if not parts:
         return "top"
     if parts[0] in ROOMS:
