@@ -57,7 +57,9 @@ class HasMetadata(Protocol):
 
 @dataclass(frozen=True)
 class Vocab:
-    """A checked vocabulary: `scores` is empty for byte pairs, `merges` for SentencePiece; no type UNDEFINED."""
+    """A checked vocabulary: `scores` is empty for byte pairs, `merges` for SentencePiece; no type
+    UNDEFINED.
+    """
 
     model: Model
     pre: str
@@ -194,9 +196,7 @@ class _Reader:
             self.fail(PREFIX + "scores", f"{got[where]} for token {where}", "finite numbers")
         return got.astype(np.float32)
 
-    def types(
-        self, tokens: list[str], special: tuple[int | None, ...], unk: int | None
-    ) -> npt.NDArray[np.int32]:
+    def types(self, tokens: list[str], special: tuple[int | None, ...], unk: int | None) -> npt.NDArray[np.int32]:
         got = self.numbers("token_type", len(tokens), "iu")
         if got is None:  # very old files: what can be told from texts and ids
             out = np.full(len(tokens), TokenType.NORMAL, np.int32)

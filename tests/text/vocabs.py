@@ -36,7 +36,9 @@ def write_gguf(path: Path, keys: Mapping[str, Any]) -> Path:
 
 
 def spm_keys(with_bytes: bool = True, **more: Any) -> dict[str, Any]:
-    """A SentencePiece vocabulary that can merge "\u2581hello" and "\u2581he"; `more` goes under tokenizer.ggml."""
+    """A SentencePiece vocabulary that can merge "\u2581hello" and "\u2581he"; `more` goes under
+    tokenizer.ggml.
+    """
     tokens = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)]
     if with_bytes:
         tokens += [(f"<0x{byte:02X}>", BYTE) for byte in range(256)]
