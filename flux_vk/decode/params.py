@@ -91,8 +91,8 @@ def _number(name: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(f"{name} is {value!r} ({type(value).__name__}); expected a number")
     if not (math.isfinite(value) and low <= value <= high):
-        bounds = "a finite number" if low == -math.inf else f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
-        raise InputError(f"{name} is {value!r}; expected {bounds}")
+        bounds = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+        raise InputError(f"{name} is {value!r}; expected {'a finite number' if low == -math.inf else bounds}")
 
 
 def _integer(name: str, value: int, high: int) -> None:

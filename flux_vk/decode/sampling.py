@@ -47,7 +47,8 @@ def add_sampling(
     window = fit if fit >= n else max(fit // _ROWS_STEP, 1) * _ROWS_STEP
     for start in range(0, n, window):
         stop = min(start + window, n)
-        _add_rows(chain, state, logits.rows(start, stop), row_slot.rows(start, stop), row_pos.rows(start, stop), logprobs, exact)
+        part = [b.rows(start, stop) for b in (logits, row_slot, row_pos)]
+        _add_rows(chain, state, part[0], part[1], part[2], logprobs, exact)
 
 
 def _pick_width(chain: Chain) -> int:
@@ -67,7 +68,10 @@ def _add_rows(
         raw_maxima = chain.scratch((rows, blocks), "u32")
         top = chain.scratch((rows, TOP_WORDS), "u32")
         chain.sample_stats(logits=logits, row_slot=row_slot, params=s.params, maxima=raw_maxima, sums=sums)
-        chain.sample_top(logits=logits, row_slot=row_slot, params=s.params, maxima=raw_maxima, sums=sums, top=top, WG=_pick_width(chain))
+        chain.sample_top(
+            logits=logits, row_slot=row_slot, params=s.params, maxima=raw_maxima, sums=sums, top=top,
+            WG=_pick_width(chain),
+        )  # fmt: skip
     saved = chain.scratch((rows, MAX_BIAS + s.history_size, 2), "u32")
     maxima = chain.scratch((rows, blocks), "u32")
     picked = chain.scratch((rows, 2), "u32")

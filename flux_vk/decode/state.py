@@ -60,12 +60,12 @@ class SamplerState:
 
     def __init__(self, dev: BaseDevice, slots: int, vocab: int, history: int = 1024, ring: int = 256) -> None:
         for name, value, high in (
-            ("slots", slots, 65535), ("vocab", vocab, MAX_VOCAB), ("history", history, MAX_HISTORY), ("ring", ring, 1 << 20),
+            ("slots", slots, 65535), ("vocab", vocab, MAX_VOCAB), ("history", history, MAX_HISTORY),
+            ("ring", ring, 1 << 20),
         ):  # fmt: skip
             if not 1 <= value <= high:
                 raise InputError(f"SamplerState: {name} is {value}; expected 1 to {high}")
         self.device, self.slots, self.vocab, self.history_size, self.ring_size = dev, slots, vocab, history, ring
-        # One slot's parts start at multiples of 64 bytes or are small; nothing binds a single slot.
         self.params = dev.empty((slots, PARAM_WORDS), "u32")
         self.bias_id = dev.empty((slots, MAX_BIAS), "u32")
         self.bias = dev.empty((slots, MAX_BIAS), "f32")
@@ -103,7 +103,8 @@ class SamplerState:
             raise InputError(f"logit_bias names token {outside[0]}; expected ids below {self.vocab}")
         recent = np.asarray(list(history_tokens[-self.history_size :]), np.int64)
         if recent.size and not (0 <= recent.min() and recent.max() < self.vocab):
-            raise InputError(f"history holds a token outside 0 to {self.vocab - 1}: min {recent.min()}, max {recent.max()}")
+            found = f"{recent.min()} to {recent.max()}"
+            raise InputError(f"history holds tokens {found}; expected ids from 0 to {self.vocab - 1}")
         self.params.rows(slot, slot + 1).write(pack_params(params)[None])
         if params.logit_bias:
             ids = np.zeros((1, MAX_BIAS), np.uint32)

@@ -47,7 +47,9 @@ def test_seed_is_drawn_once_and_readable() -> None:
 
 
 def test_packed_words() -> None:
-    params = SamplingParams(temperature=0.5, top_k=7, top_p=0.5, min_p=0.25, repeat_penalty=2, seed=(3 << 32) | 9, logprobs=4)
+    params = SamplingParams(
+        temperature=0.5, top_k=7, top_p=0.5, min_p=0.25, repeat_penalty=2, seed=(3 << 32) | 9, logprobs=4
+    )
     words = pack_params(params)
     floats = words.view(np.float32)
     assert len(words) == PARAM_WORDS

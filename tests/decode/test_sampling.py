@@ -35,7 +35,9 @@ class Bench:
         add_sampling(self.chain, self.state, self.x, self.slots, self.position, rows, **options)
         self.recorded: Recorded = self.chain.record()
 
-    def set(self, params: Sequence[SamplingParams], history: Sequence[Sequence[int]] | None = None, pos: int = 0) -> None:
+    def set(
+        self, params: Sequence[SamplingParams], history: Sequence[Sequence[int]] | None = None, pos: int = 0
+    ) -> None:
         for slot, p in enumerate(params):
             self.state.set_slot(slot, p, history[slot] if history else [], pos)
 
@@ -47,9 +49,7 @@ class Bench:
         return [self.state.token(slot, position) for slot in range(len(self.logits))]
 
 
-def expected_token(
-    logits: F32, p: SamplingParams, position: int, history: Sequence[int] = ()
-) -> int | None:
+def expected_token(logits: F32, p: SamplingParams, position: int, history: Sequence[int] = ()) -> int | None:
     adjusted = definition.adjust_row(
         logits, logit_bias=p.logit_bias, history=history, repeat_last_n=p.repeat_last_n,
         repeat_penalty=p.repeat_penalty, frequency_penalty=p.frequency_penalty, presence_penalty=p.presence_penalty,
@@ -89,7 +89,7 @@ def test_loop_is_that_of_the_reference(device: Device, rng: np.random.Generator,
     assert bench.state.slot_token.numpy().tolist() == got
     assert bench.state.slot_pos.numpy().tolist() == [112] * len(MIXED)
     after = bench.x.numpy()
-    np.testing.assert_array_equal(after.view(np.uint32), logits.view(np.uint32), "logits are not as the model left them")
+    np.testing.assert_array_equal(after.view(np.uint32), logits.view(np.uint32), "not as the model left them")
 
 
 def test_same_seed_same_tokens(device: Device, rng: np.random.Generator) -> None:
@@ -231,7 +231,7 @@ def test_refused(device: Device) -> None:
         (2, SamplingParams(), [], "slot is 2"),
         (0, SamplingParams(repeat_penalty=2, repeat_last_n=17), [], "repeat_last_n is 17"),
         (0, SamplingParams(logit_bias={100: 1.0}), [], "token 100"),
-        (0, SamplingParams(), [5, 100], "max 100"),
+        (0, SamplingParams(), [5, 100], "5 to 100"),
     ]:
         with pytest.raises(InputError, match=words):
             state.set_slot(slot, params, history, 0)

@@ -1,4 +1,4 @@
-"""The sampling kernels one by one, against their references: awkward vocabularies, ties, NaN, and the law of the draws."""
+"""The sampling kernels one by one, against their references: awkward vocabularies, ties, NaN, the law of the draws."""
 
 from __future__ import annotations
 
@@ -64,9 +64,12 @@ def test_philox_known_answers() -> None:
     ones = 0xFFFFFFFF
     assert definition.philox4x32_10((0, 0, 0, 0), (0, 0)) == (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)
     assert definition.philox4x32_10((ones,) * 4, (ones,) * 2) == (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)
-    assert definition.philox4x32_10(
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0)
-    ) == (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)
+    assert definition.philox4x32_10((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0)) == (
+        0xD16CFE09,
+        0x94FDCCEB,
+        0x5001E420,
+        0x24126EA1,
+    )
 
 
 def test_exp_of_the_reference() -> None:

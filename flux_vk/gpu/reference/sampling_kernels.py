@@ -1,6 +1,6 @@
 """References of the sampling kernels by name, over the buffers that their contracts list.
 
-The arithmetic stands in sampling.py; here it is read from the slots' parameter words and written to the buffers' layouts.
+The arithmetic stands in sampling.py; here the slots' parameter words are read and the buffers' layouts written.
 """
 
 from __future__ import annotations
