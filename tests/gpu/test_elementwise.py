@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from flux_vk.errors import ArgumentError
 from flux_vk.gpu import Device
 from flux_vk.gpu.reference import reference
 from tests.gpu.harness import Guarded, nmse, run_kernel
@@ -145,13 +146,20 @@ def test_copy_strided(
     y_stride: int,
     y_offset: int,
 ) -> None:
-    x = rng.integers(0, 2**32, rows * x_stride, dtype=np.uint32).view(np.float32)
-    y = np.full(rows * y_stride, 0xFFFFFFFF, np.uint32).view(np.float32)
+    x = rng.integers(0, 2**32, (rows, x_stride), dtype=np.uint32).view(np.float32)
+    y = np.full((rows, y_stride), 0xFFFFFFFF, np.uint32).view(np.float32)
     layout = {"rows": rows, "cols": cols, "x_stride": x_stride, "x_offset": x_offset}
     layout |= {"y_stride": y_stride, "y_offset": y_offset}
     got = run_kernel(device, "copy_strided", {"x": x}, {"y": (y.shape, "f32")}, **layout)["y"]
     want = reference("copy_strided")(x, y, **layout)
     np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
+
+
+def test_copy_strided_refuses_columns_that_do_not_fit(device: Device) -> None:
+    x = np.zeros((2, 8), np.float32)
+    layout = {"rows": 2, "cols": 4, "x_stride": 8, "x_offset": 5, "y_stride": 8, "y_offset": 0}
+    with pytest.raises(ArgumentError, match="copy_strided: x has 8 elements along axis 1"):
+        run_kernel(device, "copy_strided", {"x": x}, {"y": ((2, 8), "f32")}, **layout)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 65, 257])
@@ -191,6 +199,6 @@ def test_workgroup_sizes(device: Device, rng: np.random.Generator, d: int, wg: i
     idx = np.array([2, 0, 1, 1], np.uint32)
     got = run_kernel(device, "gather", {"x": a, "idx": idx}, {"y": ((4, d), "f32")}, WG=wg)["y"]
     np.testing.assert_array_equal(got, a[idx])
-    layout = {"rows": 3, "cols": d, "x_stride": d, "y_stride": d}
+    layout = {"rows": 3, "cols": d, "x_stride": d, "x_offset": 0, "y_stride": d, "y_offset": 0}
     got = run_kernel(device, "copy_strided", {"x": a}, {"y": (a.shape, "f32")}, WG=wg, **layout)["y"]
     np.testing.assert_array_equal(got, a)

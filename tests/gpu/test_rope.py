@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flux_vk.errors import ArgumentError
 from flux_vk.gpu import Device
 from flux_vk.gpu.reference import reference
 from tests.gpu.harness import nmse, run_kernel
@@ -72,7 +73,7 @@ def test_against_plain_angles(device: Device, rng: np.random.Generator, base: fl
     frequencies = _frequencies(base, n_rot)
     pos = np.array([0, 1, 2, 31, 1000, 4095, 32767, 65535, 100003, 131071], np.uint32)
     x = rng.standard_normal((len(pos), n_rot)).astype(np.float32)
-    layout = {"stride": n_rot, "heads": 1, "head_dim": n_rot, "n_rot": n_rot, "WG": wg}
+    layout = {"stride": n_rot, "offset": 0, "heads": 1, "head_dim": n_rot, "n_rot": n_rot, "WG": wg}
     got = _run(device, x, pos, _turns(frequencies), 1, **layout)
     angle = pos[:, None].astype(np.float64) * frequencies[None, :]
     a, b = x[:, :64].astype(np.float64), x[:, 64:].astype(np.float64)
@@ -89,7 +90,13 @@ def test_sine_and_cosine_around_the_circle(device: Device, rng: np.random.Genera
     x = np.zeros((len(fractions), 2), np.float32)
     x[:, 0] = 1  # rotated, it becomes (cosine, sine)
     turns = np.ones(1, np.uint32)
-    got = _run(device, x, fractions, turns, 0, stride=2, heads=1, head_dim=2, n_rot=2)
+    got = _run(device, x, fractions, turns, 0, stride=2, offset=0, heads=1, head_dim=2, n_rot=2)
     angle = fractions.astype(np.float64) * (2 * np.pi / 2**32)
     assert np.abs(got[:, 0] - np.cos(angle)).max() < 1.2e-7
     assert np.abs(got[:, 1] - np.sin(angle)).max() < 1.2e-7
+
+
+def test_refuses_heads_that_do_not_fit(device: Device) -> None:
+    x, pos, turns = np.zeros((2, 64), np.float32), np.zeros(2, np.uint32), np.zeros(16, np.uint32)
+    with pytest.raises(ArgumentError, match="rope: x has 64 elements along axis 1"):
+        _run(device, x, pos, turns, 0, stride=64, offset=8, heads=2, head_dim=32, n_rot=32)

@@ -88,13 +88,13 @@ def copy_strided(
     cols: int,
     x_stride: int,
     y_stride: int,
-    x_offset: int = 0,
-    y_offset: int = 0,
+    x_offset: int,
+    y_offset: int,
 ) -> Any_:
-    """y (flat) with rows x cols elements of x (flat) put in; strides and offsets in elements."""
+    """x [rows, x_stride], y [rows, y_stride] -> y with `cols` columns of x put in; offsets are columns."""
+    assert x.shape == (rows, x_stride) and y.shape == (rows, y_stride)
     result = y.copy()
-    row, col = np.arange(rows)[:, None], np.arange(cols)[None, :]
-    result[row * y_stride + y_offset + col] = x[row * x_stride + x_offset + col]
+    result[:, y_offset : y_offset + cols] = x[:, x_offset : x_offset + cols]
     return result
 
 
