@@ -116,8 +116,8 @@ def _checked(w: Buffer, x: Buffer) -> tuple[int, int, int]:
     n, k = w.shape
     if w.dtype not in FLOATS and (k % 32 or x.shape[1] % 4):
         raise ArgumentError(
-            f"matmul: w is {w.dtype} [{n}, {k}], x rows have {x.shape[1]} elements; expected a K that is a multiple of 32 "
-            "and rows of x that are a multiple of 4"
+            f"matmul: w is {w.dtype} [{n}, {k}], x rows have {x.shape[1]} elements; expected K to be a multiple of 32, "
+            "and x's rows to be one of 4"
         )
     return n, k, x.shape[0]
 

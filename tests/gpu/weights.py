@@ -1,4 +1,4 @@
-"""Random weights of any block type, as GGUF bytes and as numbers. Not for the device layout (flux_vk.formats.layout)."""
+"""Random weights of any block type, as GGUF bytes and as numbers. Not for the device layout."""
 
 from __future__ import annotations
 
