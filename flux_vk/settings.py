@@ -117,8 +117,8 @@ NO_CACHE = Variable(
 MARKERS = Variable(
     "FLUX_VK_MARKERS",
     "0",
-    "1: label every dispatch with its kernel's name (VK_EXT_debug_utils), so that validation messages and "
-    "GPU captures name it.",
+    "1: recorded chains write the number of the step that begins into host-visible memory, so that DeviceLost names "
+    "the kernel that was running. Every step then waits for the one before it: slower, for finding a fault only.",
     _flag("FLUX_VK_MARKERS"),
 )
 REFERENCE = Variable(

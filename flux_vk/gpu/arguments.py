@@ -6,6 +6,7 @@ Not for: deciding when the resulting dispatches run.
 from __future__ import annotations
 
 import math
+import operator
 import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,8 @@ def solve_symbols(c: Contract, buffers: Mapping[str, Buffer], given: Mapping[str
         shape = buffers[b.name].shape
         if len(shape) != len(b.shape):
             raise ArgumentError(
-                f"{c.name}: {b.name} has shape {list(shape)}, expected [{', '.join(b.shape)}] ({len(b.shape)} dimensions)"
+                f"{c.name}: {b.name} has shape {list(shape)}, "
+                f"expected [{', '.join(b.shape)}] ({len(b.shape)} dimensions)"
             )
         for axis, (wanted, got) in enumerate(zip(b.shape, shape, strict=True)):
             if wanted in c.symbols and wanted not in values:
@@ -80,7 +82,10 @@ def build(
         if b.optional:
             env.setdefault(f"has_{b.name}", int(b.name not in left_out))
     made = []
-    for window, first in _windows(device, c, buffers):
+    windows = _windows(device, c, buffers)
+    if indirect is not None and len(windows) > 1:
+        raise ArgumentError(f"{c.name}: an indirect grid cannot serve {len(windows)} windows of {_window_name(c)}")
+    for window, first in windows:
         values = dict(env)
         bound = dict(buffers)
         if window is not None and c.window is not None:
@@ -107,7 +112,7 @@ def _split(c: Contract, args: Mapping[str, Any]) -> tuple[dict[str, Buffer], dic
                 raise ArgumentError(f"{c.name}: {name} is {type(value).__name__}, expected a Buffer (see device.array)")
             buffers[name] = value
         elif name in scalars:
-            numbers[name] = value
+            numbers[name] = _number(c, name, value)
         else:
             raise ArgumentError(
                 f"{c.name}: no argument {name!r}; it has buffers {', '.join(sorted(bindings))} and scalars "
@@ -119,6 +124,23 @@ def _split(c: Contract, args: Mapping[str, Any]) -> tuple[dict[str, Buffer], dic
     return buffers, numbers
 
 
+def _number(c: Contract, name: str, value: Any) -> Number:
+    """The scalar as a Python number; NumPy's are taken, a fraction for a whole-numbered field is not."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        try:
+            real = float(value)
+        except (TypeError, ValueError):
+            raise ArgumentError(f"{c.name}: {name} is {type(value).__name__}, expected a number") from None
+        if any(p.name == name and p.type == "float" for p in c.push):
+            return real
+        if real.is_integer():
+            return int(real)
+        raise ArgumentError(f"{c.name}: {name} is {value}, expected a whole number") from None
+    return number
+
+
 def _choose(device: BaseDevice, c: Contract, buffers: Mapping[str, Buffer]) -> Variant:
     return kernels.choose(c, {n: b.dtype for n, b in buffers.items()}, device.features, device.kind)
 
@@ -126,16 +148,33 @@ def _choose(device: BaseDevice, c: Contract, buffers: Mapping[str, Buffer]) -> V
 def _windows(device: BaseDevice, c: Contract, buffers: Mapping[str, Buffer]) -> list[tuple[Buffer | None, int]]:
     if c.window is None:
         return [(None, 0)]
-    whole = buffers[c.window.binding]
+    whole = buffers.get(c.window.binding)
+    if whole is None:
+        return [(None, 0)]
     if whole.nbytes <= device.max_range:
         return [(whole, 0)]
     row = whole.row_bytes or whole.nbytes // whole.shape[0]
     unit = device.alignment // math.gcd(row, device.alignment)  # rows between two aligned offsets
     step = device.max_range // row // unit * unit
     if step == 0:
-        raise ArgumentError(f"{c.name}: one row of {c.window.binding} takes {row} bytes, more than {device.max_range}")
+        raise ArgumentError(
+            f"{c.name}: {unit} rows of {c.window.binding} (the fewest between two aligned offsets) take {unit * row} "
+            f"bytes; one binding spans at most {device.max_range} on this device"
+        )
     n = whole.shape[0]
     return [(whole.rows(first, min(first + step, n)), first) for first in range(0, n, step)]
+
+
+def _window_name(c: Contract) -> str:
+    return c.window.binding if c.window else ""
+
+
+def _evaluate(c: Contract, what: str, expression: str, values: Mapping[str, Number]) -> Number:
+    """An expression of the contract; where a symbol has no value, no buffer given has it in its shape."""
+    missing = sorted(expressions.names(expression) - set(values))
+    if missing:
+        raise ArgumentError(f"{c.name}: {missing[0]} is missing ({what} needs it); pass it by keyword")
+    return expressions.evaluate(expression, values)
 
 
 def _one(
@@ -150,7 +189,7 @@ def _one(
     push = []
     for p in c.push:
         if p.value is not None:
-            value = expressions.evaluate(p.value, values)
+            value = _evaluate(c, f"push field {p.name}", p.value, values)
         elif p.name in values:
             value = values[p.name]
         elif p.default is not None:
@@ -160,13 +199,13 @@ def _one(
         values[p.name] = value
         try:
             push.append(struct.pack("<" + PUSH_TYPES[p.type], value if p.type == "float" else int(value)))
-        except struct.error:
+        except (struct.error, OverflowError):
             raise ArgumentError(f"{c.name}: {p.name} is {value}, which does not fit {p.type}") from None
     spec = []
     for s in c.spec:
         value = int(values[s.name])
         spec.append(value & 0xFFFFFFFF)
-    grid = tuple(int(expressions.evaluate(e, values)) for e in c.grid)
+    grid = tuple(int(_evaluate(c, "the grid", e, values)) for e in c.grid)
     if 0 in grid and indirect is None:
         return None
     for axis, (n, most) in enumerate(zip(grid, device.limits["max_grid"], strict=True)):
@@ -184,10 +223,12 @@ def _one(
             )
         if buffer.nbytes > device.max_range:
             raise ArgumentError(
-                f"{c.name}: {b.name} has {buffer.nbytes} bytes; one binding spans at most {device.max_range} on this device"
+                f"{c.name}: {b.name} has {buffer.nbytes} bytes; "
+                f"one binding spans at most {device.max_range} on this device"
             )
         ordered[b.name] = buffer
     return Dispatch(
         c, variant, tuple(spec), ordered, left_out, b"".join(push), (grid[0], grid[1], grid[2]),
-        float(expressions.evaluate(c.cost_bytes, values)), float(expressions.evaluate(c.cost_flops, values)), indirect,
+        float(_evaluate(c, "the cost", c.cost_bytes, values)), float(_evaluate(c, "the cost", c.cost_flops, values)),
+        indirect,
     )  # fmt: skip

@@ -35,6 +35,15 @@ def dtype_of(array: npt.NDArray[Any]) -> str:
     return name
 
 
+def bytes_of(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of a shape in a scalar dtype; ArgumentError for a dtype or a dimension that cannot be."""
+    if dtype not in SCALAR_BYTES:
+        raise ArgumentError(f"dtype {dtype!r} of shape {list(shape)}; expected one of {', '.join(SCALAR_BYTES)}")
+    if any(n < 0 for n in shape):
+        raise ArgumentError(f"shape {list(shape)} has a negative dimension")
+    return math.prod(int(n) for n in shape) * SCALAR_BYTES[dtype]
+
+
 @dataclass(eq=False)
 class Memory:
     """One allocation, real (`native` set) or planned. `id` orders hazards and never repeats."""
@@ -70,7 +79,8 @@ class Buffer:
         return self.offset + self.nbytes
 
     def __repr__(self) -> str:
-        return f"Buffer({self.dtype}{list(self.shape)}, {self.nbytes} bytes at {self.offset} of memory {self.memory.id})"
+        where = f"{self.nbytes} bytes at {self.offset} of memory {self.memory.id}"
+        return f"Buffer({self.dtype}{list(self.shape)}, {where})"
 
     def reshape(self, *shape: int) -> Buffer:
         """The same bytes under another shape of equal size."""
@@ -80,7 +90,7 @@ class Buffer:
 
     def cast(self, dtype: str, shape: tuple[int, ...] | None = None) -> Buffer:
         """The same bytes read as another scalar dtype (`shape` defaults to one dimension)."""
-        width = SCALAR_BYTES[dtype]
+        width = bytes_of((1,), dtype)
         if self.nbytes % width:
             raise ArgumentError(f"cannot view {self} as {dtype}: {self.nbytes} bytes are no multiple of {width}")
         new = replace(self, dtype=dtype, shape=(self.nbytes // width,), row_bytes=0)
@@ -88,6 +98,8 @@ class Buffer:
 
     def rows(self, start: int, stop: int) -> Buffer:
         """Rows start..stop along the first dimension; the byte offset must suit the device's alignment."""
+        if not self.shape:
+            raise ArgumentError(f"{self} has no rows: it is a single element")
         n = self.shape[0]
         if not 0 <= start <= stop <= n:
             raise ArgumentError(f"rows {start}..{stop} of {self}: expected 0 <= start <= stop <= {n}")

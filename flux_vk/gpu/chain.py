@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, ContractError
 from . import arguments, hazards, kernels, planner
-from .buffer import Buffer, Memory
-from .contract import SCALAR_BYTES
+from .buffer import Buffer, Memory, bytes_of
 from .steps import Copy, Dispatch, Fill, Step, Totals, buffers_of
 
 if TYPE_CHECKING:
@@ -80,7 +79,9 @@ class Chain:
             raise AttributeError(str(error)) from None
         return partial(self.dispatch, kernel)
 
-    def dispatch(self, kernel: str, *, variant: str | None = None, indirect: Buffer | None = None, **args: Any) -> Chain:
+    def dispatch(
+        self, kernel: str, *, variant: str | None = None, indirect: Buffer | None = None, **args: Any
+    ) -> Chain:
         """Append one kernel call (several dispatches where a binding exceeds what the device can bind at once)."""
         if indirect is not None and (indirect.dtype != "u32" or indirect.size < 3):
             raise ArgumentError(f"{kernel}: indirect is {indirect}, expected a u32 buffer of 3 elements")
@@ -89,9 +90,11 @@ class Chain:
         return self
 
     def copy(self, *, src: Buffer, dst: Buffer) -> Chain:
-        """Append a byte-exact copy; both ranges must have the same number of bytes, a multiple of 4."""
+        """Append a byte-exact copy; both ranges must have the same number of bytes and may not overlap."""
         if src.nbytes != dst.nbytes:
             raise ArgumentError(f"copy: src has {src.nbytes} bytes, dst {dst.nbytes}; they must be equal")
+        if src.memory is dst.memory and src.offset < dst.end and dst.offset < src.end:
+            raise ArgumentError(f"copy: src {src} and dst {dst} overlap; copy through another buffer")
         if src.nbytes:
             self._append(Copy(src, dst))
         return self
@@ -100,15 +103,15 @@ class Chain:
         """Append a fill with a 32-bit word; the range must be a multiple of 4 bytes."""
         if dst.nbytes % 4 or dst.offset % 4:
             raise ArgumentError(f"fill: {dst} is not made of whole 32-bit words")
+        if not 0 <= value < 1 << 32:
+            raise ArgumentError(f"fill: value is {value}, expected a 32-bit word (0 to 2^32 - 1)")
         if dst.nbytes:
             self._append(Fill(dst, value))
         return self
 
     def scratch(self, shape: tuple[int, ...], dtype: str = "f32") -> Buffer:
         """A buffer that lives only inside this chain; memory is shared with others by lifetime when recorded."""
-        nbytes = SCALAR_BYTES[dtype]
-        for n in shape:
-            nbytes *= n
+        nbytes = bytes_of(shape, dtype)
         memory = Memory(nbytes)
         self._scratch[memory.id] = memory
         return Buffer(self.device, memory, 0, nbytes, dtype, tuple(shape))
@@ -118,6 +121,11 @@ class Chain:
         self._scope = name
 
     def _append(self, step: Step) -> None:
+        for b in buffers_of(step):
+            if b.device is not self.device:
+                raise ArgumentError(f"{step.name}: {b} belongs to another device than chain {self.name!r}")
+            if b.memory.native is None and b.memory.id not in self._scratch:
+                raise ArgumentError(f"{step.name}: {b} is scratch memory of another chain than {self.name!r}")
         self.steps.append(step)
         self._tags.append(self._scope)
 

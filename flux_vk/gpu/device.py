@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ArgumentError, OutOfDeviceMemory, UnknownDevice
+from ..errors import ArgumentError, OutOfDeviceMemory, UnknownDevice, VulkanError
 from ..settings import settings
-from . import kernels, native
-from .buffer import NUMPY_TYPES, Buffer, Memory, dtype_of
-from .contract import SCALAR_BYTES
+from . import cache, kernels, native
+from .buffer import NUMPY_TYPES, Buffer, Memory, bytes_of, dtype_of
 
 log = logging.getLogger("flux_vk.gpu")
 
@@ -65,6 +64,18 @@ def select_device(select: int | str | None = None) -> dict[str, Any]:
     return match[0]
 
 
+def _open(info: dict[str, Any], known: bytes) -> Any:
+    """The native device. A driver that chokes on the cached pipelines gets none."""
+    make = native.module().Context
+    try:
+        return make(info["index"], known)
+    except VulkanError as error:
+        if not known:
+            raise
+        log.info("%s does not open with its pipeline cache (%s); trying without", info["name"], error)
+        return make(info["index"], b"")
+
+
 class BaseDevice:
     """What chains need of a device: limits, features, and buffers. `NullDevice` is the one without Vulkan."""
 
@@ -99,7 +110,7 @@ class BaseDevice:
 
     def empty(self, shape: tuple[int, ...], dtype: str = "f32", kind: str = "device") -> Buffer:
         """Uninitialised device memory of this shape and dtype."""
-        nbytes = int(np.prod(shape, dtype=np.int64)) * SCALAR_BYTES[dtype]
+        nbytes = bytes_of(shape, dtype)
         memory, offset = self._take(nbytes, kind)
         return Buffer(self, memory, offset, nbytes, dtype, tuple(int(s) for s in shape))
 
@@ -134,8 +145,9 @@ class BaseDevice:
 
 
 class Device(BaseDevice):
-    """A Vulkan device. `select`: index or name part; default FLUX_VK_DEVICE, else discrete before integrated before CPU.
+    """A Vulkan device.
 
+    select: index or name part; default FLUX_VK_DEVICE, else discrete before integrated before CPU.
     Buffers, chains and models hold on to their device; it is released with the last of them. Methods may be called from
     several threads. Raises VulkanUnavailable, UnknownDevice.
     """
@@ -146,10 +158,11 @@ class Device(BaseDevice):
         self.kind = self.info["kind"]
         self.features = frozenset(self.info["features"])
         self.limits = self.info["limits"]
-        self._cache_file = self._find_cache_file()
-        cache = self._cache_file.read_bytes() if self._cache_file and self._cache_file.exists() else b""
-        self._cache_size = len(cache)
-        self.native = native.module().Context(self.info["index"], cache)
+        s = settings()
+        self._cache_file = None if s.no_cache else cache.file_of(s.cache_dir, self.info)
+        known = cache.read(self._cache_file) if self._cache_file else b""
+        self._cache_size = len(known)
+        self.native = _open(self.info, known)
         self._lock = threading.RLock()
         self._pipelines: dict[tuple[Any, ...], Any] = {}
         self._live: weakref.WeakSet[Memory] = weakref.WeakSet()
@@ -171,7 +184,11 @@ class Device(BaseDevice):
         """
         limit = int(self.limits["max_allocation"])
         if nbytes > limit:
-            raise OutOfDeviceMemory(f"one allocation of {nbytes} bytes asked for; this device allows at most {limit}")
+            raise OutOfDeviceMemory(
+                f"one allocation of {nbytes} bytes asked for; this device allows at most {limit} at once and has "
+                f"{self.memory()['free']} free; use a smaller context, model or batch",
+                "VK_ERROR_OUT_OF_DEVICE_MEMORY",
+            )
         made = self.native.allocate(nbytes, kind)
         memory = Memory(nbytes, made, np.frombuffer(made, np.uint8) if made.mapped else None)
         with self._lock:
@@ -191,7 +208,7 @@ class Device(BaseDevice):
         return memory, used
 
     def memory(self) -> dict[str, int]:
-        """Bytes: `total` and `free` on the device (the machine's for CPU drivers), `allocated` by this process's flux_vk."""
+        """Bytes: `total` and `free` on the device (the machine's for CPU drivers), `allocated` by this object."""
         total, free = self.native.heap_bytes()
         with self._lock:
             allocated = sum(m.nbytes for m in self._live)
@@ -212,6 +229,7 @@ class Device(BaseDevice):
     # -- moving data ----------------------------------------------------------------------------------------------
 
     def upload(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
+        _check_real(buffer)
         raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         if raw.nbytes != buffer.nbytes:
             raise ArgumentError(f"writing {raw.nbytes} bytes to {buffer}: expected {buffer.nbytes}")
@@ -226,6 +244,7 @@ class Device(BaseDevice):
                 self._flush_staging(buffer, at, part.nbytes)
 
     def download(self, buffer: Buffer) -> npt.NDArray[Any]:
+        _check_real(buffer)
         out = np.empty(buffer.nbytes, np.uint8)
         host = buffer.memory.host
         if host is not None:
@@ -239,7 +258,7 @@ class Device(BaseDevice):
                     self._transfer(source, (self._staged().native, 0, n))
                     out[at : at + n] = view[:n]
         if buffer.dtype not in NUMPY_TYPES or buffer.row_bytes:
-            return out.reshape(buffer.shape[0], -1) if buffer.row_bytes else out
+            return out.reshape(buffer.shape[0], buffer.row_bytes) if buffer.row_bytes else out
         return out.view(NUMPY_TYPES[buffer.dtype]).reshape(buffer.shape)
 
     def _staged(self) -> Memory:
@@ -257,6 +276,7 @@ class Device(BaseDevice):
 
     def _transfer(self, source: tuple[Any, int, int], target: tuple[Any, int, int]) -> None:
         recording = self.native.recording(0, 0)
+        recording.barrier()  # after what earlier submits of this queue wrote, or still write
         recording.copy(source, target)
         recording.submit()
         recording.wait()
@@ -296,17 +316,15 @@ class Device(BaseDevice):
         if found is None:
             c = kernels.contract(kernel)
             code = kernels.spirv(kernel, variant)
-            made = self.native.pipeline(f"{kernel}--{variant}", code, len(c.bindings), c.push_bytes, list(spec), 0)
+            name = f"{kernel}--{variant}"
+            try:
+                made = self.native.pipeline(name, code, len(c.bindings), c.push_bytes, list(spec), 0)
+            except VulkanError as error:
+                constants = ", ".join(f"{s.name}={v}" for s, v in zip(c.spec, spec, strict=True)) or "no constants"
+                raise type(error)(f"{self.name} does not compile {name} ({constants}): {error}", error.result) from None
             with self._lock:
                 found = self._pipelines.setdefault(key, made)
         return found
-
-    def _find_cache_file(self) -> Path | None:
-        s = settings()
-        if s.no_cache:
-            return None
-        uuid = "".join(f"{b:02x}" for b in self.info["cache_uuid"])
-        return s.cache_dir / f"pipelines-{self.info['vendor_id']:x}-{self.info['device_id']:x}-{uuid}.bin"
 
     def save_pipeline_cache(self) -> None:
         """Write the pipeline cache to disk where it has grown (also done at exit)."""
@@ -315,14 +333,15 @@ class Device(BaseDevice):
         data = self.native.cache_data()
         if len(data) <= self._cache_size:
             return
-        try:
-            self._cache_file.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._cache_file.with_suffix(f".{os.getpid()}.part")
-            partial.write_bytes(data)
-            partial.replace(self._cache_file)
+        if cache.write(self._cache_file, data):
             self._cache_size = len(data)
-        except OSError as error:
-            log.debug("pipeline cache not written: %s", error)
+
+
+def _check_real(buffer: Buffer) -> None:
+    if buffer.memory.native is None:
+        raise ArgumentError(f"{buffer} is scratch memory of a chain: it has no bytes of its own; copy it to a buffer")
+    if buffer.offset < 0 or buffer.end > buffer.memory.nbytes:
+        raise ArgumentError(f"{buffer} lies outside its memory of {buffer.memory.nbytes} bytes")
 
 
 _save_caches: weakref.WeakSet[Device] = weakref.WeakSet()

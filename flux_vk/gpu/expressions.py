@@ -1,6 +1,6 @@
 """Integer arithmetic in kernel contracts: `ceil_div(R, 4) * max(1, N)`. Stdlib only (the build runs this too).
 
-Not a general evaluator: names, numbers, + - * // % comparisons, and ceil_div, min, max; anything else is refused.
+Not a general evaluator: names, numbers, + - * / // %, and ceil_div, min, max; anything else is refused.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _BINARY: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
 def _parse(text: str) -> ast.expr:
     try:
         return ast.parse(text, mode="eval").body
-    except SyntaxError as error:
-        raise ContractError(f"expression {text!r} does not parse: {error.msg}") from None
+    except (SyntaxError, ValueError) as error:  # ValueError: a NUL byte
+        raise ContractError(f"expression {text!r} does not parse: {error}") from None
 
 
 @lru_cache(maxsize=4096)
@@ -45,11 +45,17 @@ def names(text: str) -> frozenset[str]:
 
 def evaluate(text: str, values: Mapping[str, Number]) -> Number:
     """Value of an expression; ContractError where a name is missing or the syntax is not allowed."""
-    return _value(_parse(text), values, text)
+    try:
+        return _value(_parse(text), values, text)
+    except ZeroDivisionError:
+        shown = ", ".join(f"{n}={values[n]}" for n in sorted(names(text)))
+        raise ContractError(f"expression {text!r} divides by zero (with {shown})") from None
+    except TypeError:
+        raise ContractError(f"expression {text!r} calls a function with the wrong number of arguments") from None
 
 
 def _value(node: ast.expr, values: Mapping[str, Number], text: str) -> Number:
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
         return node.value
     if isinstance(node, ast.Name):
         if node.id in values:
@@ -59,6 +65,7 @@ def _value(node: ast.expr, values: Mapping[str, Number], text: str) -> Number:
         return _BINARY[type(node.op)](_value(node.left, values, text), _value(node.right, values, text))
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_value(node.operand, values, text)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS:
-        return _FUNCTIONS[node.func.id](*(_value(a, values, text) for a in node.args))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+        if node.func.id in _FUNCTIONS:
+            return _FUNCTIONS[node.func.id](*(_value(a, values, text) for a in node.args))
     raise ContractError(f"expression {text!r} uses {type(node).__name__}, which contracts do not allow")

@@ -27,10 +27,9 @@ def module() -> Any:
 
 def enumerate_devices() -> list[dict[str, Any]]:
     """All Vulkan devices as dicts. Raises VulkanUnavailable where there is no driver or no device."""
+    native = module()
     try:
-        found: list[dict[str, Any]] = module().enumerate_devices()
-    except VulkanUnavailable:
-        raise
+        found: list[dict[str, Any]] = native.enumerate_devices()
     except VulkanError as error:
         raise VulkanUnavailable(f"no Vulkan driver answers ({error}); {_PACKAGES}", error.result) from None
     if not found:

@@ -20,7 +20,10 @@ class Lifetime:
 
 
 def plan(lifetimes: Sequence[Lifetime], alignment: int) -> tuple[dict[int, int], int]:
-    """Offsets by id and the arena's size in bytes. Largest first, each at the lowest place that is free for its life."""
+    """Offsets by id and the arena's size in bytes.
+
+    Largest first, each at the lowest place that is free for its whole life.
+    """
     placed: list[tuple[int, int, Lifetime]] = []
     offsets: dict[int, int] = {}
     for item in sorted(lifetimes, key=lambda s: (-s.nbytes, s.first, s.id)):

@@ -56,7 +56,8 @@ class Profile:
         lines = [f"{'kernel':34} {'count':>6} {'ms':>10} {'share':>7} {'GB/s':>9} {'GFLOP/s':>9}"]
         for r in self.by_kernel():
             lines.append(
-                f"{r['kernel']:34} {r['count']:6d} {r['ms']:10.3f} {r['share']:6.1%} {r['GB/s']:9.2f} {r['GFLOP/s']:9.2f}"
+                f"{r['kernel']:34} {r['count']:6d} {r['ms']:10.3f} {r['share']:6.1%} "
+                f"{r['GB/s']:9.2f} {r['GFLOP/s']:9.2f}"
             )
         lines.append(f"{'total':34} {len(self.steps):6d} {self.total_ns / 1e6:10.3f}")
         return "\n".join(lines)

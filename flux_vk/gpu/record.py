@@ -23,7 +23,9 @@ class Recorded:
     May be used from several threads; a waiting thread holds this recording, not the others of the device.
     """
 
-    def __init__(self, chain: Chain, planned: Planned, copies: int = 1, queue: int = 0, timestamps: bool = False) -> None:
+    def __init__(
+        self, chain: Chain, planned: Planned, copies: int = 1, queue: int = 0, timestamps: bool = False
+    ) -> None:
         self.name = chain.name
         self.device = chain.device
         self.planned = planned

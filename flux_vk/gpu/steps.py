@@ -35,9 +35,7 @@ class Dispatch:
     def accesses(self) -> list[Access]:
         found = []
         for b in self.contract.bindings:
-            buffer = self.buffers[b.name]
-            if b.name in self.left_out and not b.writes:
-                continue
+            buffer = self.buffers[b.name]  # the dummy where it was left out: read by many, written by few
             found.append(Access(buffer.memory.id, buffer.offset, buffer.end, b.writes, b.reads, b.name))
         if self.indirect is not None:
             found.append(Access(self.indirect.memory.id, self.indirect.offset, self.indirect.end, False, True, "grid"))
