@@ -12,27 +12,21 @@ methods are there at all.
 
 from __future__ import annotations
 
-import json
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from functools import wraps
 from threading import local
 from types import GeneratorType
 from typing import Any
 
-from jinja2 import Template, TemplateError, pass_context, pass_environment
+from jinja2 import Template, pass_context
 from jinja2.exceptions import SecurityError
-from jinja2.runtime import Context, LoopContext, Macro
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
 
+from flux_vk.text.budget import MAX_SMALL, OPAQUE, Budget, TooMuch, check_small, copied, replaced
+from flux_vk.text.filters import FILTERS, FUNCTIONS
 from flux_vk.text.instrument import Generation, instrument
-
-MAX_RANGE = 100_000
-MAX_SMALL = 64
-MAX_WORK = 64 << 20
 
 _FILTERS = (
     "abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "groupby",
@@ -50,6 +44,8 @@ _METHODS = {
     tuple: frozenset({"count", "index"}),
     dict: frozenset({"copy", "get", "items", "keys", "values"}),
 }
+_WIDE = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(?:\*|\d{3}|\d*\.(?:\*|\d{3}))")
+"""A "%" format with a width or precision of three figures or more, or one from the arguments."""
 _NOTHING_NEW = frozenset("count d default first last length".split())
 _SHALLOW = _NOTHING_NEW | frozenset(
     "items join list map reject rejectattr reverse select selectattr sum boolean callable defined false filter "
@@ -58,59 +54,12 @@ _SHALLOW = _NOTHING_NEW | frozenset(
 """Filters and tests that look at a value only, not through it; those that copy it pay for that elsewhere."""
 _GROW = {"e": 5, "escape": 5, "indent": MAX_SMALL, "list": 8}
 """How much more than one character some filters may make of one."""
-_OPAQUE = (Namespace, Macro, LoopContext, GeneratorType)
-
-
-class TooMuch(TemplateError):
-    """The template used up its time, its memory or its output."""
-
-
-class Budget:
-    """What one rendering may still spend: seconds until `deadline`, and `work`, counted in characters; copying
-    an item of a list counts 8, looking through it 32.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.deadline = time.monotonic() + seconds
-        self.work = MAX_WORK
-
-    def tick(self) -> None:
-        """TooMuch once the time is over."""
-        if time.monotonic() > self.deadline:
-            raise TooMuch(f"it takes longer than {self.seconds:g} s")
-
-    def pay(self, amount: int) -> None:
-        """TooMuch if this makes more than all steps together may make."""
-        self.tick()
-        self.work -= amount
-        if self.work < 0:
-            raise TooMuch(f"it makes more than {MAX_WORK >> 20} Mi characters of text and lists")
-
-    def weigh(self, value: Any) -> int:
-        """The size of a value written out: shared parts count as often as they occur."""
-        if isinstance(value, str):
-            return len(value)
-        total, stack = 0, [value]
-        while stack:
-            item = stack.pop()
-            total += 32
-            if isinstance(item, str):
-                total += len(item)
-            elif isinstance(item, dict):
-                stack += item.keys()
-                stack += item.values()
-            elif isinstance(item, (list, tuple)):
-                stack += item
-            elif isinstance(item, _OPAQUE):
-                raise SecurityError(f"a {type(item).__name__} cannot be part of a list or a text")
-            if total + 32 * len(stack) > self.work:
-                raise TooMuch(f"it makes more than {MAX_WORK >> 20} Mi characters of text and lists")
-        return total
+_PRODUCT = frozenset({"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"})
+"""Methods that may compare every character of the text with every one of their argument."""
 
 
 class Environment(ImmutableSandboxedEnvironment):
-    """Compiles and runs templates within a Budget, which `spending` holds for the current thread."""
+    """Compiles and runs templates, each time within a Budget, which belongs to the current thread."""
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
@@ -125,15 +74,7 @@ class Environment(ImmutableSandboxedEnvironment):
         self._local = local()
         known = self.filters
         self.filters = {name: self._guard(name, known[name]) for name in _FILTERS}
-        own = {
-            "format": _percent,
-            "join": _join,
-            "replace": _replace,
-            "string": _string,
-            "sum": _sum,
-            "tojson": _json,
-        }
-        self.filters |= {name: self._guard(name, function) for name, function in own.items()}
+        self.filters |= {name: self._guard(name, function) for name, function in FILTERS.items()}
         self.filters |= {
             "_each": self._each,
             "_made": self._made,
@@ -143,13 +84,7 @@ class Environment(ImmutableSandboxedEnvironment):
             "_concat": self._concat,
         }
         self.tests = {name: self._guard(name, function) for name, function in self.tests.items()}
-        self.globals = {
-            "namespace": Namespace,
-            "dict": dict,
-            "range": _range,
-            "raise_exception": _raise_exception,
-            "strftime_now": _strftime_now,
-        }
+        self.globals = dict(FUNCTIONS)
 
     # --- from outside ---
 
@@ -204,10 +139,12 @@ class Environment(ImmutableSandboxedEnvironment):
         if isinstance(owner, (str, list, tuple, dict)):
             budget.pay(0 if isinstance(owner, dict) else budget.weigh(owner) // 16)
             if isinstance(owner, str) and name == "replace" and len(args) > 1:
-                budget.pay(_replaced(owner, args[0], args[1]))
+                budget.pay(replaced(owner, args[0], args[1]))
             elif isinstance(owner, str) and name == "join" and args:
                 args = (__self.listed(args[0]),)
                 budget.pay(len(owner) * len(args[0]) + budget.weigh(args[0]))
+            elif isinstance(owner, str) and name in _PRODUCT and args and isinstance(args[0], str):
+                budget.pay(len(owner) * len(args[0]) // 16)
         result = super().call(__context, __obj, *args, **kwargs)
         if isinstance(result, (str, list, tuple, dict)) and not isinstance(owner, dict):
             budget.pay(budget.weigh(result))
@@ -228,9 +165,9 @@ class Environment(ImmutableSandboxedEnvironment):
             elif operator == "*" and isinstance(right, int):
                 budget.pay(budget.weigh(left) * max(0, right))
             elif operator == "+":
-                budget.pay(_items(left) + _items(right))
+                budget.pay(copied(left) + copied(right))
             elif operator == "%" and isinstance(left, str):
-                if re.search(r"\*|\d{3}", left):
+                if _WIDE.search(left):
                     raise TooMuch("it formats text with a width of more than two figures")
                 budget.pay(len(left) * 100 + budget.weigh(right) * max(1, left.count("%")))
         return self.binop_table[operator](left, right)
@@ -239,7 +176,7 @@ class Environment(ImmutableSandboxedEnvironment):
 
     def text(self, value: Any) -> str:
         """`value` as a template writes it, paid for."""
-        if isinstance(value, _OPAQUE):
+        if isinstance(value, OPAQUE):
             raise SecurityError(f"a {type(value).__name__} cannot be written")
         self.budget.pay(self.budget.weigh(value))
         return str(value)
@@ -273,7 +210,7 @@ class Environment(ImmutableSandboxedEnvironment):
     @pass_context
     def _sliced(self, context: object, value: Any) -> Any:
         """A part of a text or list."""
-        self.budget.pay(_items(value))
+        self.budget.pay(copied(value))
         return value
 
     @pass_context
@@ -301,105 +238,14 @@ class Environment(ImmutableSandboxedEnvironment):
                 deep = isinstance(value, (str, list, tuple, dict)) and name not in _SHALLOW
                 budget.pay(budget.weigh(value) if deep else 0)
                 if name in ("indent", "round", "tojson") and value is not given[first]:
-                    _check_small(name, value)
+                    check_small(name, value)
+            if name == "trim":  # which may compare every character with every one of those to remove
+                others = sum(len(str(value)) for value in (*given[first + 1 :], *kwargs.values()))
+                budget.pay(copied(given[first]) * others // 16)
             if name in _GROW:
-                budget.pay(_GROW[name] * _items(given[first]))
+                budget.pay(_GROW[name] * copied(given[first]))
             result = function(*given, **kwargs)
-            budget.pay(0 if name in _NOTHING_NEW else _items(result))
+            budget.pay(0 if name in _NOTHING_NEW else copied(result))
             return result
 
         return guarded
-
-
-def _items(value: Any) -> int:
-    """The price of copying a text or a list (not what is in it)."""
-    if isinstance(value, str):
-        return len(value)
-    return 8 * len(value) if isinstance(value, (list, tuple, dict)) else 0
-
-
-def _check_small(name: str, value: Any) -> None:
-    if (isinstance(value, int) and abs(value) > MAX_SMALL) or (isinstance(value, str) and len(value) > MAX_SMALL):
-        raise TooMuch(f"the filter {name!r} is given more than {MAX_SMALL}")
-
-
-def _replaced(text: str, old: Any, new: Any) -> int:
-    """The most characters that replacing can make."""
-    if not isinstance(old, str) or not isinstance(new, str):
-        return 0
-    return len(text) + text.count(old) * len(new)
-
-
-@pass_environment
-def _replace(env: Environment, text: Any, old: Any, new: Any, count: int | None = -1) -> str:
-    text, old, new = str(text), str(old), str(new)
-    env.budget.pay(_replaced(text, old, new))
-    return str(text.replace(old, new, -1 if count is None else count))
-
-
-@pass_environment
-def _join(env: Environment, values: Iterable[Any], d: Any = "", attribute: str | int | None = None) -> str:
-    items = env.listed(values)
-    if attribute is not None:
-        items = [env.getitem(item, attribute) for item in items]
-    between = str(d)
-    env.budget.pay(len(between) * len(items))
-    return between.join([env.text(item) for item in items])
-
-
-@pass_environment
-def _string(env: Environment, value: Any) -> str:
-    return env.text(value)
-
-
-@pass_context
-def _sum(context: Context, values: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
-    env = context.environment
-    assert isinstance(env, Environment)
-    for item in env.listed(values):
-        value = item if attribute is None else env.getitem(item, attribute)
-        start = env.call_binop(context, "+", start, value)
-    return start
-
-
-@pass_context
-def _percent(context: Context, text: Any, *args: Any) -> Any:
-    return context.environment.call_binop(context, "%", str(text), args)  # type: ignore[attr-defined]
-
-
-@pass_environment
-def _json(
-    env: Environment,
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    parts = []
-    for part in encoder.iterencode(value):  # a piece at a time: depth times indentation can be much
-        env.budget.pay(len(part))
-        parts.append(part)
-    return "".join(parts)
-
-
-def _range(*args: int) -> range:
-    out = range(*args)
-    if len(out) > MAX_RANGE:
-        raise TooMuch(f"range() of {len(out)} numbers, expected at most {MAX_RANGE}")
-    return out
-
-
-def _raise_exception(message: object = "") -> None:
-    raise Refused(str(message)[:500])
-
-
-class Refused(TemplateError):
-    """The template itself calls the messages wrong (raise_exception)."""
-
-
-def _strftime_now(form: str) -> str:
-    if len(form) > 256 or re.search(r"\d{3}", form):
-        raise TooMuch("strftime_now() is given a format that is too long")
-    return datetime.now().strftime(form)

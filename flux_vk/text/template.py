@@ -13,7 +13,8 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from flux_vk.errors import TokenizerError
-from flux_vk.text.sandbox import Environment, Refused, TooMuch
+from flux_vk.text.budget import Refused, TooMuch
+from flux_vk.text.sandbox import Environment
 from flux_vk.text.vocab import PREFIX, HasMetadata, file_name
 
 KEY = "tokenizer.chat_template"

@@ -124,6 +124,7 @@ def test_macros_loops_and_namespaces() -> None:
     ("source", "text"),
     [
         ("{{ '%s-%02d' % ('a', 7) }}{{ 'x' * 3 }}{{ 7 // 2 }}{{ 2 ** 10 }}", "a-07xxx31024"),
+        ("{{ '1000 %s 2000%%' % 'x' }}", "1000 x 2000%"),
         ("{{ '%s:%s' | format('a', 1) }}", "a:1"),
         ("{{ ['a', 'b'] | join(', ') }}|{{ ', '.join(['c', 'd']) }}", "a, b|c, d"),
         ("{{ 'a-b'.replace('-', '+') }}{{ 'a-b' | replace('-', '') }}", "a+bab"),
@@ -195,6 +196,10 @@ HOSTILE = {
     "{{ ('a' * 999998 ~ 'b') in ns.x }}",
     "accumulate": "{% set ns = namespace(x=[]) %}{% set s = 'a' * 999999 %}{% for i in range(99999) %}"
     "{% set ns.x = ns.x + [s[1:]] %}{% endfor %}",
+    "search from the right": "{% set x = 'a' * 999999 %}{{ x.rfind('a' * 250000 ~ 'b' ~ 'a' * 250000) }}",
+    "strip": "{% set x = 'a' * 999999 %}{{ x.strip('b' * 500000 ~ 'a') }}",
+    "trim": "{% set x = 'a' * 999999 %}{{ x | trim('b' * 500000 ~ 'a') }}",
+    "percent precision": "{{ '%(a)-5.9999999999f' % {'a': 1} }}",
     "lipsum": "{{ lipsum(n=10 ** 9) }}",
     "strftime": "{{ strftime_now('%999999999d') }}",
     "date format": "{{ strftime_now('%Y' * 99999) }}",
