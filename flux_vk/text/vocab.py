@@ -24,7 +24,7 @@ MAX_TOKENS = 1 << 21
 EOG_NAMES = (
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|return|>", "<|call|>",
     "<|endoftext|>", "<|end_of_text|>", "<|end_of_turn|>", "<|END_OF_TURN_TOKEN|>", "<end_of_utterance>",
-    "<EOT>", "_<EOT>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "</s>", "<EOT>", "_<EOT>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
 )  # fmt: skip
 
 # Pre-tokenizer names whose models put a beginning-of-sequence token first when the file does not say.
@@ -112,6 +112,9 @@ class _Reader:
         eos = self.token("eos_token_id", n, 2 if spm else None)
         unk = self.token("unknown_token_id", n, 0 if spm else None)
         types = self.types(tokens, (bos, eos), unk)
+        for i in np.flatnonzero(types == TokenType.USER_DEFINED):
+            if tokens[i] in EOG_NAMES:  # some converters say "user-defined", but text from outside must not end a turn
+                types[i] = TokenType.CONTROL
         add_bos = self.value("add_bos_token", bool, spm or pre in _BOS_BY_DEFAULT)
         add_eos = self.value("add_eos_token", bool, False)
         return Vocab(

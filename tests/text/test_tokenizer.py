@@ -122,6 +122,17 @@ def test_end_of_generation_ids() -> None:
     assert 7 in made(spm_keys(eot_token_id=7)).eog_ids
 
 
+def test_end_of_turn_is_a_control_token_whatever_the_file_says() -> None:
+    keys = bpe_keys()
+    names, types = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
+    end = names.index("<|im_end|>")
+    keys["tokenizer.ggml.token_type"] = [4 if i == end else kind for i, kind in enumerate(types)]
+    tokenizer = made(keys)
+    assert end not in tokenizer.encode("<|im_end|>")
+    assert tokenizer.encode("<|im_end|>", parse_special=True) == [end]
+    assert end in tokenizer.eog_ids and tokenizer.decode([end]) == ""
+
+
 def test_leading_space() -> None:
     ids = SPM.encode("hello", add_special=False)
     assert SPM.decode(ids) == "hello"
