@@ -1,0 +1,30 @@
+"""Run by test_validation.py: a prompt and 16 tokens of a model, once per way of sampling.
+
+    python generate.py MODEL KV_TYPE
+"""
+
+from __future__ import annotations
+
+import sys
+
+import flux_vk as fx
+
+
+def main(path: str, kv_type: str) -> None:
+    ways = [
+        fx.SamplingParams(temperature=0),
+        fx.SamplingParams(temperature=0.8, top_k=20, repeat_penalty=1.1, presence_penalty=0.1, seed=1, logprobs=3),
+        fx.SamplingParams(temperature=1.0, top_k=0, top_p=0.9, min_p=0.0, frequency_penalty=0.2, seed=2),
+    ]
+    with fx.load(path, kv_type=kv_type, context=256) as model:
+        for params in ways:
+            generation = model.start("It was in July, 1805, and the speaker was", params, max_tokens=16)
+            for _ in generation:
+                pass
+            assert 1 <= len(generation.tokens) <= 16, generation.tokens
+            print(repr(generation.text))
+        model.logits(generation.prompt_tokens)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,66 @@
+"""Kernels, recordings and the engine under the Vulkan validation layer: no error, no warning, no SYNC-HAZARD.
+
+The first tests show that the layer is really looking: a barrier taken out of a chain is reported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.validation.layer import run_under_layer
+
+pytestmark = pytest.mark.validation
+HERE = Path(__file__).resolve().parent
+KERNEL_TESTS = sorted(
+    path.relative_to(HERE.parents[1]).as_posix()
+    for folder in ("gpu", "decode")
+    for path in (HERE.parent / folder).glob("test_*.py")
+    if "pytest.mark.kernel" in path.read_text(encoding="utf-8")
+)
+RECORDING_TESTS = [f"tests/gpu/test_{name}.py" for name in ("buffer", "device", "record", "profile")]
+REPORTED = {
+    "RAW": "SYNC-HAZARD-READ-AFTER-WRITE",
+    "WAR": "SYNC-HAZARD-WRITE-AFTER-READ",
+    "WAW": "SYNC-HAZARD-WRITE-AFTER-WRITE",
+    "indirect": "SYNC-HAZARD-READ-AFTER-WRITE",
+    "copy": "SYNC-HAZARD-READ-AFTER-WRITE",
+}
+
+
+@pytest.mark.parametrize("hazard", REPORTED)
+def test_a_barrier_taken_out_is_reported(tmp_path: Path, hazard: str) -> None:
+    outcome = run_under_layer(tmp_path, "-m", "tests.validation.two_steps", hazard, "removed")
+    assert outcome.returncode == 0, outcome.output
+    assert REPORTED[hazard] in outcome.log
+
+
+@pytest.mark.parametrize("hazard", REPORTED)
+def test_the_derived_barrier_is_enough(tmp_path: Path, hazard: str) -> None:
+    run_under_layer(tmp_path, "-m", "tests.validation.two_steps", hazard, "kept").check()
+
+
+@pytest.mark.parametrize("path", KERNEL_TESTS)
+def test_kernels(tmp_path: Path, path: str) -> None:
+    options = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "kernel")
+    run_under_layer(tmp_path, "-m", "pytest", *options, path).check()
+
+
+@pytest.mark.parametrize("path", RECORDING_TESTS)
+def test_recordings(tmp_path: Path, path: str) -> None:
+    run_under_layer(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", path).check()
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "f32"])
+def test_prefill_and_decode(tmp_path: Path, demo_model: Path, kv_type: str) -> None:
+    run_under_layer(tmp_path, "-m", "tests.validation.generate", str(demo_model), kv_type).check()
+
+
+def test_every_kernel_is_covered() -> None:
+    """A kernel without a test of its own would not be looked at here."""
+    from flux_vk.gpu import kernels
+
+    text = "".join((HERE.parents[1] / path).read_text(encoding="utf-8") for path in KERNEL_TESTS)
+    missing = [name for name in kernels.contracts() if name not in text]
+    assert not missing, f"no kernel test mentions {', '.join(missing)}"
