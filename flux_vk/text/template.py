@@ -90,7 +90,7 @@ class ChatTemplate:
         """A template for a file without one: ChatML if the vocabulary has "<|im_start|>" and "<|im_end|>",
         else a plain transcript ("User: ... Assistant:"), which says something to any base model.
         """
-        tokens = file.metadata.get(PREFIX + "tokens", ())
+        tokens = _tokens(file)
         chatml = "<|im_start|>" in tokens and "<|im_end|>" in tokens
         return cls(CHATML if chatml else PLAIN, f"{file_name(file)} (fallback)", _token_texts(file))
 
@@ -133,12 +133,17 @@ class ChatTemplate:
         return TokenizerError(f"{self.name}: the chat template {what}; give plain text, or take ChatTemplate.fallback")
 
 
+def _tokens(file: HasMetadata) -> list[str]:
+    tokens = file.metadata.get(PREFIX + "tokens")
+    return tokens if isinstance(tokens, list) else []
+
+
 def _token_texts(file: HasMetadata) -> dict[str, str]:
     """bos_token and so on, as far as the file has them."""
-    tokens = file.metadata.get(PREFIX + "tokens", ())
+    tokens = _tokens(file)
     out = {}
     for word, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         i = file.metadata.get(f"{PREFIX}{key}_token_id")
         if isinstance(i, int) and 0 <= i < len(tokens):
-            out[f"{word}_token"] = str(tokens[i])
+            out[f"{word}_token"] = tokens[i]
     return out

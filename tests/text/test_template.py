@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flux_vk.errors import TokenizerError
 from flux_vk.text import ChatTemplate, Tokenizer
@@ -238,6 +240,28 @@ def test_hostile_templates_end_soon(name: str) -> None:
     print(f"{took:.2f} s: {caught.value}")
     assert took < 6, "the limit is 2 s; the rest is for a busy machine"
     assert "\n" not in str(caught.value)
+
+
+FRAGMENTS = st.lists(
+    st.sampled_from(
+        "{{ }} {% %} {# #} {%- -%} for if elif else endfor endif set endset macro endmacro in is not x y messages "
+        "loop range(9) ns = == + - * ** // % ~ | ( ) [ ] { } : , . 'a' 1 9999999 none true tojson join(x) length "
+        "items() namespace(x=1) x.y caller() call endcall filter endfilter break continue raw endraw block with".split()
+    ),
+    max_size=25,
+)
+
+
+@given(FRAGMENTS, st.booleans())
+@settings(max_examples=150)
+def test_any_template_gives_text_or_a_clear_error(fragments: list[str], braces: bool) -> None:
+    source = " ".join(fragments)
+    try:
+        text = ChatTemplate("{{ " + source + " }}" if braces else source).render(TALK)
+    except TokenizerError as error:
+        assert "\n" not in str(error)
+    else:
+        assert isinstance(text, str)
 
 
 def test_internals_are_out_of_reach() -> None:

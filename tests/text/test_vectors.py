@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flux_vk.errors import TokenizerError
 from flux_vk.text import Tokenizer
 
 NAMES = ["deepseek-llm", "gpt-2", "llama-spm", "phi-3", "qwen2", "refact", "starcoder"]
@@ -57,6 +58,14 @@ def test_reference_models(reference_dir: Path, name: str) -> None:
         assert ids == item["prompt_ids"]
         assert tokenizer.decode(ids + item["greedy_ids"]) == item["text"]
         assert item["prompt"] + tokenizer.decode(item["greedy_ids"], after=ids) == item["text"]
+
+
+def test_scores_of_the_malformed_set(reference_dir: Path) -> None:
+    path = reference_dir / "gguf-malformed" / "made" / "tok_scores_u8.gguf"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    with pytest.raises(TokenizerError, match="scores.*found an array of uint8, expected an array of floats"):
+        Tokenizer.from_gguf(path)
 
 
 def test_large_vocabulary_loads_quickly(reference_dir: Path) -> None:
