@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT))
 from flux_vk.errors import FluxError  # noqa: E402  (the package is not installed while it is being built)
 from flux_vk.gpu.contract import Contract, Variant, glsl_interface, load  # noqa: E402
 
-
 # What the contract's head cannot say, because it is itself included.
 HEAD = "#version 450\n#extension GL_GOOGLE_include_directive : require\n#line 2\n"
 
@@ -93,7 +92,7 @@ def main() -> int:
     base = sources_digest()
     jobs = [(c, v) for c in contracts for v in c.variants]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
-        complaints = list(pool.map(lambda job: compile_variant(*job, generated, options.out, base), jobs))
+        complaints = list(pool.map(lambda j: compile_variant(j[0], j[1], generated, options.out, base), jobs))
     failed = [c for c in complaints if c]
     for complaint in failed:
         print(complaint, file=sys.stderr)

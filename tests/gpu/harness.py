@@ -24,7 +24,9 @@ class Guarded:
         self.device = device
         self.made: list[tuple[str, Buffer, Buffer]] = []
 
-    def place(self, name: str, nbytes: int, dtype: str, shape: tuple[int, ...], fill: npt.NDArray[np.uint8] | None) -> Buffer:
+    def place(
+        self, name: str, nbytes: int, dtype: str, shape: tuple[int, ...], fill: npt.NDArray[np.uint8] | None
+    ) -> Buffer:
         padded = -(-nbytes // 16) * 16
         whole = self.device.filled((padded + 2 * _SPACE,), "u8", GUARD)
         if fill is None:
@@ -74,8 +76,8 @@ def run_kernel(
 ) -> dict[str, npt.NDArray[Any]]:
     """Run one kernel once. Returns every output, and every input that the contract says is read and written.
 
-    inputs: NumPy arrays (uploaded between guards) or Buffers made by the caller. outputs: name -> (shape, dtype), poisoned
-    before the run. scalars: push fields, symbols, UPPERCASE specialization constants.
+    inputs: NumPy arrays (uploaded between guards) or Buffers made by the caller. outputs: name -> (shape, dtype),
+    poisoned before the run. scalars: push fields, symbols, UPPERCASE specialization constants.
     """
     from flux_vk.gpu import kernels
 
