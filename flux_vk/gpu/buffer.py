@@ -108,6 +108,14 @@ class Buffer:
             self, offset=self.offset + start * step, nbytes=(stop - start) * step, shape=(stop - start, *self.shape[1:])
         )
 
+    def joined(self, other: Buffer) -> Buffer | None:
+        """This buffer's rows and those of `other` as one, where they lie behind each other and are alike; else None."""
+        same = (self.memory is other.memory, self.dtype == other.dtype, self.row_bytes == other.row_bytes)
+        if not all(same) or self.end != other.offset or self.shape[1:] != other.shape[1:]:
+            return None
+        rows = self.shape[0] + other.shape[0]
+        return replace(self, nbytes=self.nbytes + other.nbytes, shape=(rows, *self.shape[1:]))
+
     def write(self, array: npt.NDArray[Any]) -> None:
         """Copy an array of the same bytes to the device (blocking; no submit may be using the buffer)."""
         self.device.upload(self, np.ascontiguousarray(array))

@@ -281,20 +281,32 @@ class Device(BaseDevice):
         recording.submit()
         recording.wait()
 
-    def weight(self, raw: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, int]) -> Buffer:
-        """Upload GGUF blocks of `shape` (rows, row length) in the device layout (flux_vk.formats.layout).
-
-        Goes a few MB at a time, straight into device memory where the host sees it.
-        """
+    def weight_room(self, dtype: str, shape: tuple[int, int]) -> Buffer:
+        """Room for weights of `shape` (rows, row length) in the device layout (flux_vk.formats.layout), not yet filled."""
         from ..formats import layout
 
         n, k = shape
         stride = layout.row_stride(dtype, k)
         memory, offset = self._take(n * stride, "device")
-        buffer = Buffer(self, memory, offset, n * stride, dtype, (n, k), row_bytes=stride)
-        host = memory.host
+        return Buffer(self, memory, offset, n * stride, dtype, (n, k), row_bytes=stride)
+
+    def weight(
+        self, raw: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, int], into: Buffer | None = None
+    ) -> Buffer:
+        """Upload GGUF blocks of `shape` (rows, row length) in the device layout.
+
+        into: rows of a `weight_room` to fill; default: memory of its own. Goes a few MB at a time, straight into device
+        memory where the host sees it.
+        """
+        from ..formats import layout
+
+        buffer = into if into is not None else self.weight_room(dtype, shape)
+        if (buffer.dtype, buffer.shape) != (dtype, shape):
+            raise ArgumentError(f"weight: {dtype}{list(shape)} does not go into {buffer}")
+        (n, k), stride = shape, buffer.row_bytes
+        host = buffer.memory.host
         if host is not None:
-            layout.pack_into(raw, dtype, shape, host[offset : offset + n * stride].reshape(n, stride))
+            layout.pack_into(raw, dtype, shape, host[buffer.offset : buffer.end].reshape(n, stride))
             return buffer
         source = raw.reshape(n, -1)
         step = max(1, STAGING // stride)
@@ -310,12 +322,13 @@ class Device(BaseDevice):
 
     def pipeline(self, kernel: str, variant: str, spec: tuple[int, ...]) -> Any:
         """The native pipeline of one kernel variant with these specialization constants; made once."""
-        key = (kernel, variant, spec)
+        c = kernels.contract(kernel)
+        code = kernels.spirv(kernel, variant)
+        # The code is part of the key, because kernels.use_folder may put another in its place.
+        key = (kernel, variant, spec, code, len(c.bindings), c.push_bytes)
         with self._lock:
             found = self._pipelines.get(key)
         if found is None:
-            c = kernels.contract(kernel)
-            code = kernels.spirv(kernel, variant)
             name = f"{kernel}--{variant}"
             try:
                 made = self.native.pipeline(name, code, len(c.bindings), c.push_bytes, list(spec), 0)

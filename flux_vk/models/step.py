@@ -111,26 +111,25 @@ class Step:
         return s
 
     def linear(self, x: Buffer, *names: str, residual: Buffer | None = None) -> Buffer:
-        """x W^T (+ bias where the file has one) (+ residual). Several names.
+        """x W^T (+ bias where the file has one) (+ residual); results of several names side by side in one buffer.
 
-        Their results side by side in one buffer.
+        Names whose weights lie behind each other in memory (weights.JOINED) take one dispatch together.
         """
-        widths = [self.weights[f"{name}.weight"].shape[0] for name in names]
-        y = self._new(x.shape[0], sum(widths))
+        parts: list[tuple[Buffer, Buffer | None]] = []
+        for name in names:
+            w, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+            if parts:
+                joint, joint_bias = _joined(*parts[-1], w, bias)
+                if joint is not None:
+                    parts[-1] = joint, joint_bias
+                    continue
+            parts.append((w, bias))
+        width = sum(w.shape[0] for w, _ in parts)
+        y = self._new(x.shape[0], width)
         offset = 0
-        with self.chain.disjoint():
-            for name, width in zip(names, widths, strict=True):
-                matmul(
-                    self.chain,
-                    w=self.weights[f"{name}.weight"],
-                    x=x,
-                    y=y,
-                    bias=self.weights.get(f"{name}.bias"),
-                    residual=residual,
-                    y_stride=y.shape[1],
-                    y_offset=offset,
-                )
-                offset += width
+        for w, bias in parts:
+            matmul(self.chain, w=w, x=x, y=y, bias=bias, residual=residual, y_stride=width, y_offset=offset)
+            offset += w.shape[0]
         return y
 
     def attention(self, i: int, qkv: Buffer) -> Buffer:
@@ -229,3 +228,16 @@ def heads_per_workgroup(group: int) -> int:
     All, or an even share of at most MAX_GROUP.
     """
     return -(-group // -(-group // MAX_GROUP))
+
+
+def _joined(
+    w: Buffer, bias: Buffer | None, next_w: Buffer, next_bias: Buffer | None
+) -> tuple[Buffer | None, Buffer | None]:
+    """Two neighbouring weights (and their biases) as one, or (None, None) where they do not lie behind each other."""
+    joint = w.joined(next_w)
+    if joint is None or (bias is None) != (next_bias is None):
+        return None, None
+    if bias is None or next_bias is None:
+        return joint, None
+    joint_bias = bias.joined(next_bias)
+    return (None, None) if joint_bias is None else (joint, joint_bias)
