@@ -140,13 +140,17 @@ def load(path: Path) -> Contract:
         import tomli as tomllib
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise ContractError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
         raise ContractError(f"{path}: not valid TOML: {error}") from None
     try:
         contract = _build(data)
         check(contract)
-    except (KeyError, TypeError) as error:
-        raise ContractError(f"{path}: missing or unknown key {error}") from None
+    except KeyError as error:
+        raise ContractError(f"{path}: key {error} is missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ContractError(f"{path}: a key has a value of the wrong type: {error}") from None
     except ContractError as error:
         raise ContractError(f"{path}: {error}") from None
     if contract.name != path.stem:
@@ -155,15 +159,32 @@ def load(path: Path) -> Contract:
 
 
 _KEYS = {
-    "name", "shader", "summary", "source", "symbols", "bindings", "push", "spec", "workgroup", "dispatch",
-    "cost", "tolerance", "variants", "window",
-}  # fmt: skip
+    "": "name shader summary source symbols bindings push spec workgroup dispatch cost tolerance variants window",
+    "bindings": "name access type shape glsl optional",
+    "push": "name type value default",
+    "spec": "name type default choices",
+    "workgroup": "size",
+    "dispatch": "grid",
+    "cost": "bytes flops",
+    "tolerance": "nmse",
+    "variants": "name shader defines types requires prefer",
+    "window": "binding push",
+}
+
+
+def _check_keys(table: dict[str, Any], place: str = "") -> None:
+    known = _KEYS[place].split()
+    for key, value in table.items():
+        if key not in known:
+            where = f" in [{place}]" if place else ""
+            raise ContractError(f"unknown key {key!r}{where}; known are {', '.join(known)}")
+        if not place and key in _KEYS:
+            for inner in value if isinstance(value, list) else [value]:
+                _check_keys(inner, key)
 
 
 def _build(d: dict[str, Any]) -> Contract:
-    unknown = set(d) - _KEYS
-    if unknown:
-        raise ContractError(f"unknown key {sorted(unknown)[0]!r}; known are {', '.join(sorted(_KEYS))}")
+    _check_keys(d)
     bindings = tuple(
         Binding(
             name=b["name"], access=b["access"], type=b["type"], shape=tuple(str(s) for s in b.get("shape", [])),
@@ -203,26 +224,70 @@ def _build(d: dict[str, Any]) -> Contract:
 
 def check(c: Contract) -> None:
     """Consistency of a contract within itself. Raises ContractError."""
-    known = {*c.symbols, *(p.name for p in c.push), *(s.name for s in c.spec)}
+    if not c.summary:
+        raise ContractError("summary is empty: say in one line what the kernel does")
+    _check_unique(c)
+    _check_bindings(c)
+    _check_constants(c)
+    known = _known(c)
+    if len(c.grid) != 3 or len(c.workgroup) != 3:
+        raise ContractError("grid and workgroup size need three entries each")
+    for what, exprs in (("grid", c.grid), ("workgroup", c.workgroup), ("cost", (c.cost_bytes, c.cost_flops))):
+        for e in exprs:
+            _check_names(what, e, known)
+    if c.window and c.window.push not in {p.name for p in c.push}:
+        raise ContractError(f"window push field {c.window.push!r} is not in the push list")
+    if c.window and not any(b.name == c.window.binding and b.shape[:1] and b.shape[0] in c.symbols for b in c.bindings):
+        raise ContractError(f"window binding {c.window.binding!r} is no binding whose first dimension is a symbol")
+
+
+def _known(c: Contract) -> set[str]:
+    return {*c.symbols, *(p.name for p in c.push), *(s.name for s in c.spec)}
+
+
+def _check_unique(c: Contract) -> None:
+    for what, names in (
+        ("bindings", [b.name for b in c.bindings]),
+        ("push fields", [p.name for p in c.push]),
+        ("constants", [s.name for s in c.spec]),
+        ("variants", [v.name for v in c.variants]),
+        ("GLSL arrays", [view for b in c.bindings for view in b.glsl]),
+    ):
+        if len(set(names)) < len(names):
+            raise ContractError(f"two {what} are called {next(n for n in names if names.count(n) > 1)!r}")
+
+
+def _check_bindings(c: Contract) -> None:
     for b in c.bindings:
+        if b.type not in SCALAR_BYTES and b.type != "*":
+            raise ContractError(f"binding {b.name}: type {b.type!r}, expected * or one of {', '.join(SCALAR_BYTES)}")
+        if b.type == "*" and any(b.name not in v.types for v in c.variants):
+            raise ContractError(f"binding {b.name}: type * needs an entry in the `types` of every variant")
         if b.access not in ("read", "write", "read_write"):
             raise ContractError(f"binding {b.name}: access {b.access!r}, expected read, write or read_write")
         for e in b.shape:
-            _check_names(f"binding {b.name} shape", e, known)
+            _check_names(f"binding {b.name} shape", e, _known(c))
+    for v in c.variants:
+        for name in v.types:
+            if name not in {b.name for b in c.bindings}:
+                raise ContractError(f"variant {v.name}: types names {name!r}, which is no binding")
+        if v.prefer not in (None, "cpu", "gpu"):
+            raise ContractError(f"variant {v.name}: prefer is {v.prefer!r}, expected cpu or gpu")
+
+
+def _check_constants(c: Contract) -> None:
     for p in c.push:
         if p.type not in PUSH_TYPES:
             raise ContractError(f"push {p.name}: type {p.type!r}, expected one of {', '.join(PUSH_TYPES)}")
         if p.value is not None:
-            _check_names(f"push {p.name}", p.value, known)
+            _check_names(f"push {p.name}", p.value, _known(c))
     if c.push_bytes > MAX_PUSH_BYTES:
         raise ContractError(f"push constants take {c.push_bytes} bytes, expected at most {MAX_PUSH_BYTES}")
-    for what, exprs in (("grid", c.grid), ("workgroup", c.workgroup), ("cost", (c.cost_bytes, c.cost_flops))):
-        for e in exprs:
-            _check_names(what, e, known)
-    if len(c.grid) != 3 or len(c.workgroup) != 3:
-        raise ContractError("grid and workgroup size need three entries each")
-    if c.window and c.window.push not in {p.name for p in c.push}:
-        raise ContractError(f"window push field {c.window.push!r} is not in the push list")
+    for s in c.spec:
+        if s.type not in ("uint", "int"):
+            raise ContractError(f"constant {s.name}: type {s.type!r}, expected uint or int")
+        if s.choices and s.default not in s.choices:
+            raise ContractError(f"constant {s.name}: default {s.default} is not among its choices {list(s.choices)}")
 
 
 def _check_names(what: str, expression: str, known: set[str]) -> None:

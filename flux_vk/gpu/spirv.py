@@ -35,6 +35,13 @@ def reflect(code: bytes) -> Interface:
     words = np.frombuffer(code[: len(code) // 4 * 4], "<u4").tolist()
     if len(words) < 5 or words[0] != _MAGIC:
         raise ContractError("not SPIR-V: wrong magic number; build the kernels again")
+    try:
+        return _read(words)
+    except IndexError:
+        raise ContractError("SPIR-V ends within an instruction; build the kernels again") from None
+
+
+def _read(words: list[int]) -> Interface:
     found = Interface()
     binding: dict[int, int] = {}
     flags: dict[int, dict[int, set[int]]] = {}
