@@ -1,5 +1,5 @@
 // Matrix product for few-lane devices without real vector loads (llvmpipe): a lane owns NR / WG weight rows and walks
-// along k by itself; eight lanes load 32 activations together and hand them round by shuffles, which cost an
+// along k by itself; eight lanes load the activations together and hand them round by shuffles, which cost an
 // instruction where a load costs a branch and a dozen. NT tokens share every weight that is unpacked.
 // A sum is taken in the order of k, in the same operations whatever NR, NT and WG are: a row's bits do not depend on
 // the batch it stands in.
@@ -7,7 +7,7 @@
 #include "matmul.contract.glsl"
 layout(set = 0, binding = 0, std430) readonly buffer B_w16 { u64vec2 w16[]; };
 layout(set = 0, binding = 0, std430) readonly buffer B_w8 { uint64_t w8[]; };
-layout(set = 0, binding = 1, std430) readonly buffer B_x16 { u64vec2 x16[]; };
+layout(set = 0, binding = 1, std430) readonly buffer B_x32 { u64vec4 x32[]; };
 #include "include/quant_rows.glsl"
 
 const uint RL = (NR + WG - 1) / WG;      // weight rows of a lane
@@ -17,21 +17,25 @@ uint lane0;                              // first lane of this group of eight
 
 float from_lane(float v, uint j) { return subgroupShuffle(v, lane0 + j); }
 
-// Activations k..k+3 of a token, zero past K; `row` is where the token's row starts.
-vec4 activations(uint row, uint k) {
-#if Q_FLOAT
-    vec4 v;                              // K and the rows' starts need not be multiples of four
-    [[unroll]] for (uint c = 0u; c < 4u; c++) v[c] = x[row + min(k + c, K - 1u)];
-    return mix(vec4(0.0), v, lessThan(uvec4(k, k + 1u, k + 2u, k + 3u), uvec4(K)));
-#else
-    u64vec2 v = x16[(row + min(k, K - 4u)) >> 2];
-    vec4 f = uintBitsToFloat(uvec4(q_words(v.x), q_words(v.y)));
-    return k < K ? f / Q_UNIT : vec4(0.0);
-#endif
-}
+// Two vectors of four activations of a token, zero past K; `row` is where the token's row starts. Floats: k..k+3 and
+// nothing. Blocks: k..k+7, in one load of 32 bytes.
+struct Eight {
+    vec4 first, second;
+};
 
-float sum_of_four(float v, uint first) {
-    return (from_lane(v, first) + from_lane(v, first + 1u)) + (from_lane(v, first + 2u) + from_lane(v, first + 3u));
+Eight activations(uint row, uint k) {
+    Eight r = Eight(vec4(0.0), vec4(0.0));
+#if Q_FLOAT
+    [[unroll]] for (uint c = 0u; c < 4u; c++) {          // K and the rows' starts need not be multiples of anything
+        float v = x[row + min(k + c, K - 1u)];
+        r.first[c] = k + c < K ? v : 0.0;
+    }
+#else
+    u64vec4 v = x32[(row + min(k, K - 8u)) >> 3];
+    r.first = k < K ? uintBitsToFloat(uvec4(q_words(v.x), q_words(v.y))) : vec4(0.0);
+    r.second = k < K ? uintBitsToFloat(uvec4(q_words(v.z), q_words(v.w))) : vec4(0.0);
+#endif
+    return r;
 }
 
 void main() {
@@ -44,6 +48,8 @@ void main() {
     uint lane = gl_SubgroupInvocationID & 7u, nb = q_blocks(K), stride = q_stride(K) >> 4;
     lane0 = gl_SubgroupInvocationID & ~7u;
     QTable table = q_table(lane, lane0);
+    const uint per_lane = Q_FLOAT ? 4u : 8u;             // activations of Q_STEP sub-blocks that a lane loads
+    vec4 inverse = 1.0 / q_unit((lane & 2u) != 0u);
 
     uint row[RL], x_row[NT];
     float acc[RL * NT];
@@ -58,6 +64,14 @@ void main() {
         for (uint b = b8; b < end; b += Q_STEP) {
             QPart part[RL];
             [[unroll]] for (uint n = 0u; n < RL; n++) part[n] = q_part(row[n], nb, b);
+            Eight xs[NT];
+            float sums[NT];                              // of what a lane has loaded
+            [[unroll]] for (uint t = 0u; t < NT; t++) {
+                xs[t] = activations(x_row[t], b * 32u + lane * per_lane);
+                sums[t] = dot(xs[t].first + xs[t].second, vec4(1.0));
+                xs[t].first *= inverse;
+                xs[t].second *= inverse;
+            }
             [[unroll]] for (uint u = 0u; u < Q_STEP; u++) {
                 vec4 q[RL * 8], factors[RL];
                 [[unroll]] for (uint n = 0u; n < RL; n++) {
@@ -70,12 +84,15 @@ void main() {
                     }
                 }
                 [[unroll]] for (uint t = 0u; t < NT; t++) {
-                    vec4 xs = activations(x_row[t], (b + u) * 32u + lane * 4u);
                     float low[RL], high[RL], x_low = 0.0, x_high = 0.0;
                     [[unroll]] for (uint n = 0u; n < RL; n++) low[n] = high[n] = 0.0;
                     [[unroll]] for (uint g = 0u; g < 8u; g++)
                         [[unroll]] for (uint c = 0u; c < 4u; c++) {
-                            float v = from_lane(xs[c], g);
+#if Q_FLOAT
+                            float v = from_lane(xs[t].first[c], g);
+#else
+                            float v = from_lane((g & 1u) == 0u ? xs[t].first[c] : xs[t].second[c], u * 4u + (g >> 1));
+#endif
                             [[unroll]] for (uint n = 0u; n < RL; n++) {
 #if Q_HALVES
                                 if (g >= 4u) high[n] = fma(q[n * 8 + g][c], v, high[n]);
@@ -85,9 +102,8 @@ void main() {
                             }
                         }
 #if !Q_FLOAT && !(Q_LEVELS)
-                    float s = dot(xs, Q_UNIT);
-                    x_low = sum_of_four(s, 0u);
-                    x_high = sum_of_four(s, 4u);
+                    x_low = from_lane(sums[t], u * 4u) + from_lane(sums[t], u * 4u + 1u);
+                    x_high = from_lane(sums[t], u * 4u + 2u) + from_lane(sums[t], u * 4u + 3u);
 #endif
                     [[unroll]] for (uint n = 0u; n < RL; n++) {
                         uint a = n * NT + t;

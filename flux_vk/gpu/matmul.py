@@ -114,10 +114,10 @@ def _checked(w: Buffer, x: Buffer) -> tuple[int, int, int]:
     if len(w.shape) != 2 or len(x.shape) != 2 or x.dtype != "f32" or x.shape[1] < w.shape[1]:
         raise ArgumentError(f"matmul: w is {w}, x is {x}; expected w [N, K] and x f32 [R, K] (or wider)")
     n, k = w.shape
-    if w.dtype not in FLOATS and (k % 32 or x.shape[1] % 4):
+    if w.dtype not in FLOATS and (k % 32 or x.shape[1] % 8):
         raise ArgumentError(
             f"matmul: w is {w.dtype} [{n}, {k}], x rows have {x.shape[1]} elements; expected K to be a multiple of 32, "
-            "and x's rows to be one of 4"
+            "and x's rows to be one of 8"
         )
     return n, k, x.shape[0]
 

@@ -20,6 +20,20 @@
 #define Q_WORDS 2
 #endif
 
+// Stored values come out of their words times a power of two, which saves shifts: nibbles and bytes stay where they
+// are. The caller takes the factor out of the activations instead, which is exact. `upper`: weights 16-31.
+#define Q_PLAIN (QTYPE == Q4_0 || QTYPE == Q4_1 || QTYPE == Q4_K)
+
+vec4 q_unit(bool upper) {
+#if Q_FLOAT || Q_LEVELS
+    return vec4(1.0);
+#elif Q_PLAIN
+    return upper ? vec4(16.0, 4096.0, 1048576.0, 1.0) : vec4(1.0, 256.0, 65536.0, 16777216.0);
+#else
+    return vec4(1.0, 256.0, 65536.0, 1.0);
+#endif
+}
+
 struct QPart {                       // the first of them is the current one; q_advance makes it the next
     uvec4 qs[Q_WORDS];
     uvec4 q2;
@@ -150,7 +164,7 @@ vec4 q_factors(QScales s, QPart part) {
 #endif
 }
 
-// Stored values 4g..4g+3 of the current sub-block, each times its part of Q_UNIT.
+// Stored values 4g..4g+3 of the current sub-block, times q_unit(g >= 4).
 vec4 q_group(QPart part, uint g, QTable table) {
 #if QTYPE == F32
     return uintBitsToFloat(part.qs[g]);
@@ -161,6 +175,11 @@ vec4 q_group(QPart part, uint g, QTable table) {
     uvec4 v = part.qs[g >> 1];
     uvec2 h = (g & 1u) == 0u ? v.xy : v.zw;
     return uintBitsToFloat(uvec4(h.x << 16, h.x & 0xffff0000u, h.y << 16, h.y & 0xffff0000u));
+#elif Q_PLAIN
+    uint v = part.qs[0][g & 3u];
+    uvec4 masks = g < 4u ? uvec4(0xfu, 0xf00u, 0xf0000u, 0xf000000u) : uvec4(0xf0u, 0xf000u, 0xf00000u, 0xf0000000u);
+    uvec4 fields = uvec4(v) & masks;
+    return vec4(ivec4(fields.xyz, g < 4u ? fields.w : v >> 28));
 #else
     uint v = 0u;
 #if QTYPE == Q8_0
@@ -177,7 +196,7 @@ vec4 q_group(QPart part, uint g, QTable table) {
 #if Q_LEVELS
     return q_lookup(v, table);
 #else
-    return q_bytes_in_place(v);
+    return vec4(ivec4(v & 0xffu, v & 0xff00u, v & 0xff0000u, v >> 24));
 #endif
 #endif
 }

@@ -81,18 +81,7 @@ uint q_stride(uint k) {
 #endif
 }
 
-// Four unsigned bytes as floats, each times Q_UNIT: the middle two stay where they are in the word, which
-// saves the shifts; the caller takes the factor out of what it multiplies them with (exact: powers of two).
-#if Q_FLOAT || Q_LEVELS
-const vec4 Q_UNIT = vec4(1.0);
-#else
-const vec4 Q_UNIT = vec4(1.0, 256.0, 65536.0, 1.0);
-#endif
-
-vec4 q_bytes_in_place(uint v) {
-    return vec4(float(int(v & 0xffu)), float(int(v & 0xff00u)), float(int(v & 0xff0000u)), float(int(v >> 24)));
-}
-
+// Four unsigned bytes.
 vec4 q_bytes(uint v) {
     return vec4(float(v & 0xffu), float((v >> 8) & 0xffu), float((v >> 16) & 0xffu), float(v >> 24));
 }
