@@ -8,7 +8,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .decode.params import SamplingParams as SamplingParams
+    from .engine.model import Model as Model
+    from .engine.model import load as load
+    from .errors import FluxError as FluxError
+    from .gpu.buffer import Buffer as Buffer
+    from .gpu.chain import Arena as Arena
+    from .gpu.chain import Chain as Chain
+    from .gpu.device import Device as Device
+    from .text.tokenizer import Tokenizer as Tokenizer
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .params import SamplingParams as SamplingParams
+    from .sampling import add_sampling as add_sampling
+    from .state import Logprobs as Logprobs
+    from .state import SamplerState as SamplerState
 
 _HOMES = {"SamplingParams": "params", "SamplerState": "state", "Logprobs": "state", "add_sampling": "sampling"}
 __all__ = sorted(_HOMES)

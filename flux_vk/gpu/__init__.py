@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .buffer import Buffer as Buffer
+    from .chain import Arena as Arena
+    from .chain import Chain as Chain
+    from .device import Device as Device
+    from .device import list_devices as list_devices
+    from .device import select_device as select_device
+    from .null import NullDevice as NullDevice
+    from .profile import Profile as Profile
+    from .record import Recorded as Recorded
 
 _HOMES = {
     "Arena": "chain", "Buffer": "buffer", "Chain": "chain", "Device": "device", "NullDevice": "null",

@@ -282,7 +282,7 @@ class Device(BaseDevice):
         recording.wait()
 
     def weight_room(self, dtype: str, shape: tuple[int, int]) -> Buffer:
-        """Room for weights of `shape` (rows, row length) in the device layout (flux_vk.formats.layout), not yet filled."""
+        """Unfilled room for weights of `shape` (rows, row length) in the device layout (flux_vk.formats.layout)."""
         from ..formats import layout
 
         n, k = shape

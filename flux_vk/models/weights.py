@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flux_vk.gpu import Buffer, Device
     from flux_vk.models.config import ModelConfig
 
-# Tensors of a layer that read the same rows: laid behind each other where their types agree, so that one matmul does all.
+# Tensors of a layer that read the same rows: laid behind each other where their types agree, for one matmul.
 JOINED = (("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up"))
 
 Progress = Callable[[int, int], None]
