@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .generation import Generation as Generation
+    from .generation import Token as Token
+    from .model import Model as Model
+    from .model import Session as Session
+    from .model import load as load
 
 _HOMES = {"Generation": "generation", "Model": "model", "Session": "model", "Token": "generation", "load": "model"}
 __all__ = sorted(_HOMES)
