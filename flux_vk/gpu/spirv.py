@@ -13,7 +13,7 @@ from ..errors import ContractError
 from .contract import Contract
 
 _MAGIC = 0x07230203
-_OP_MEMBER_NAME, _OP_TYPE_POINTER, _OP_VARIABLE = 6, 32, 59
+_OP_MEMBER_NAME, _OP_TYPE_INT, _OP_TYPE_FLOAT, _OP_TYPE_STRUCT, _OP_TYPE_POINTER, _OP_VARIABLE = 6, 21, 22, 30, 32, 59
 
 _OP_DECORATE, _OP_MEMBER_DECORATE = 71, 72
 _SPEC_ID, _NON_WRITABLE, _NON_READABLE, _BINDING, _OFFSET = 1, 24, 25, 33, 35
@@ -27,6 +27,7 @@ class Interface:
     access: dict[int, str] = field(default_factory=dict)
     push_bytes: int = 0
     push_names: list[str] = field(default_factory=list)
+    push_types: list[str] = field(default_factory=list)
     spec_ids: set[int] = field(default_factory=set)
 
 
@@ -48,6 +49,8 @@ def _read(words: list[int]) -> Interface:
     offsets: dict[int, dict[int, int]] = {}
     names: dict[int, dict[int, str]] = {}
     pointer_to: dict[int, int] = {}
+    scalars: dict[int, str] = {}
+    members_of: dict[int, list[int]] = {}
     variables: list[tuple[int, int, int]] = []
     at = 5
     while at < len(words):
@@ -64,6 +67,12 @@ def _read(words: list[int]) -> Interface:
         elif op == _OP_MEMBER_NAME:
             raw = np.array(args[2:], "<u4").tobytes()
             names.setdefault(args[0], {})[args[1]] = raw.split(b"\0")[0].decode()
+        elif op == _OP_TYPE_INT:
+            scalars[args[0]] = "int" if args[2] else "uint"
+        elif op == _OP_TYPE_FLOAT:
+            scalars[args[0]] = "float"
+        elif op == _OP_TYPE_STRUCT:
+            members_of[args[0]] = args[1:]
         elif op == _OP_TYPE_POINTER:
             pointer_to[args[0]] = args[2]
         elif op == _OP_VARIABLE:
@@ -80,7 +89,9 @@ def _read(words: list[int]) -> Interface:
         elif storage == _PUSH_CONSTANT:
             members = offsets.get(struct, {})
             found.push_bytes = max(members.values(), default=-4) + 4
-            found.push_names = [names.get(struct, {}).get(i, "") for i in sorted(members, key=lambda m: members[m])]
+            order = sorted(members, key=lambda m: members[m])
+            found.push_names = [names.get(struct, {}).get(i, "") for i in order]
+            found.push_types = [scalars.get(members_of[struct][i], "?") for i in order]
     return found
 
 
@@ -101,6 +112,8 @@ def check_against(c: Contract, variant: str, code: bytes) -> None:
         raise ContractError(f"{where}: SPIR-V has {found.push_bytes} push bytes, the contract {c.push_bytes}")
     if found.push_bytes and found.push_names != [p.name for p in c.push]:
         raise ContractError(f"{where}: SPIR-V has push fields {found.push_names}, the contract another order")
+    if found.push_bytes and found.push_types != [p.type for p in c.push]:
+        raise ContractError(f"{where}: SPIR-V has push types {found.push_types}, the contract others")
     unknown = found.spec_ids - set(range(len(c.spec)))
     if unknown:
         raise ContractError(f"{where}: SPIR-V uses constant id {min(unknown)}, the contract has {len(c.spec)}")
