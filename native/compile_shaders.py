@@ -1,7 +1,8 @@
 """Build step: every kernels/*.toml and its shader to SPIR-V, plus index.json with all contracts.
 
-Run by CMake and by `make shaders`. Needs only the standard library and glslangValidator. Incremental: a variant is
-compiled again only when its contract, its shader, a shared head or this script has changed.
+Run by CMake and by `make shaders`; by hand with --kernels and --shaders for kernels outside the project, which may
+include the project's shared heads (docs/adding-a-kernel.md). Needs only the standard library and glslangValidator.
+Incremental: a variant is compiled again only when its contract, its shader, a shared head or this script has changed.
 """
 
 from __future__ import annotations
@@ -26,19 +27,21 @@ from flux_vk.gpu.contract import Contract, Variant, glsl_interface, load  # noqa
 HEAD = "#version 450\n#extension GL_GOOGLE_include_directive : require\n#line 2\n"
 
 
-def sources_digest() -> bytes:
+def sources_digest(shaders: Path) -> bytes:
     """Hash of what every kernel depends on: shared heads and the generator."""
     digest = hashlib.sha256()
-    shared = sorted((ROOT / "shaders" / "include").glob("*.glsl"))
+    shared = [p for f in dict.fromkeys((shaders, ROOT / "shaders")) for p in sorted((f / "include").glob("*.glsl"))]
     generator = [Path(__file__), ROOT / "flux_vk" / "gpu" / "contract.py"]
     for path in [*shared, *generator]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.digest()
 
 
-def compile_variant(contract: Contract, variant: Variant, generated: Path, out: Path, base: bytes) -> str | None:
+def compile_variant(
+    contract: Contract, variant: Variant, shaders: Path, generated: Path, out: Path, base: bytes
+) -> str | None:
     """Compile one variant unless it is up to date. Returns the compiler's complaint, or None."""
-    source = ROOT / "shaders" / variant.shader
+    source = shaders / variant.shader
     if not source.exists():
         return f"{contract.name}: shader {source} does not exist"
     stamp = hashlib.sha256(base + source.read_bytes() + repr((contract.to_json(), variant)).encode()).hexdigest()
@@ -53,7 +56,8 @@ def compile_variant(contract: Contract, variant: Variant, generated: Path, out: 
         prepared.write_text(source.read_text().replace("#version 450\n", HEAD, 1))
         command = [
             os.environ.get("GLSLANG_VALIDATOR", "glslangValidator"), "-V", "--target-env", "vulkan1.2",
-            f"-I{generated}", f"-I{ROOT / 'shaders'}", f"-I{ROOT / 'shaders' / 'include'}", *defines,
+            f"-I{generated}", f"-I{shaders}", f"-I{shaders / 'include'}",
+            f"-I{ROOT / 'shaders'}", f"-I{ROOT / 'shaders' / 'include'}", *defines,
             str(prepared), "-o", str(made),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -70,15 +74,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for *.spv and index.json")
     parser.add_argument("--only", action="append", help="compile only this kernel (may be repeated)")
+    parser.add_argument("--kernels", type=Path, default=ROOT / "kernels", help="folder of the contracts, *.toml")
+    parser.add_argument("--shaders", type=Path, help="folder of the shaders; default: beside those contracts")
     parser.add_argument("--generated", type=Path, help="folder for the generated GLSL heads")
     options = parser.parse_args()
-    generated = options.generated or ROOT / "build" / "gen"
+    own = options.kernels.resolve() != ROOT / "kernels"
+    shaders = (options.shaders or (options.kernels if own else ROOT / "shaders")).resolve()
+    if own and options.out.resolve() == ROOT / "flux_vk" / "spirv":
+        print(f"--out {options.out} holds the project's kernels; give others another folder", file=sys.stderr)
+        return 2
+    if not any(options.kernels.glob("*.toml")):
+        print(f"--kernels {options.kernels}: found no contract (*.toml) there", file=sys.stderr)
+        return 2
+    generated = (options.generated or (options.out / "gen" if own else ROOT / "build" / "gen")).resolve()
     generated.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         contracts = [
             load(path)
-            for path in sorted((ROOT / "kernels").glob("*.toml"))
+            for path in sorted(options.kernels.glob("*.toml"))
             if not options.only or path.stem in options.only
         ]
     except FluxError as error:
@@ -89,10 +103,10 @@ def main() -> int:
         text = glsl_interface(contract)
         if not head.exists() or head.read_text() != text:
             head.write_text(text)
-    base = sources_digest()
+    base = sources_digest(shaders)
     jobs = [(c, v) for c in contracts for v in c.variants]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
-        complaints = list(pool.map(lambda j: compile_variant(j[0], j[1], generated, options.out, base), jobs))
+        complaints = list(pool.map(lambda j: compile_variant(j[0], j[1], shaders, generated, options.out, base), jobs))
     failed = [c for c in complaints if c]
     for complaint in failed:
         print(complaint, file=sys.stderr)
