@@ -140,6 +140,29 @@ class Session:
         """Tokens whose keys and values are kept."""
         return list(self.sequence.cached)
 
+    def prefill(self, ids: Seq[int]) -> npt.NDArray[np.float32]:
+        """Run tokens behind those that are kept; the logits after the last one, float32 [vocabulary].
+
+        Raises InputError for no ids or ids outside the vocabulary, ContextFull at the limit.
+        """
+        model, sequence = self._model, self.sequence
+        ids = model.checked_ids([int(i) for i in ids])
+        if not ids:
+            raise InputError("prefill of no tokens; expected at least one")
+        model.check_room(sequence.length + len(ids))
+        runner, done = model.runner, 0
+        while done < len(ids) - 1:
+            n = runner.chunk(sequence, len(ids) - 1 - done, runner.limits.max_rows)
+            runner.prefill(sequence, ids[done : done + n])
+            done += n
+        logits = runner.prefill(sequence, ids[-1:], logits=True)
+        assert logits is not None
+        return logits[0]
+
+    def decode_step(self, token: int) -> npt.NDArray[np.float32]:
+        """Run one token behind those that are kept; its logits, float32 [vocabulary]. For loops that choose by themselves."""
+        return self.prefill([token])
+
     def close(self) -> None:
         if self._sequence is not None:
             self._model.runner.close_sequence(self._sequence)
@@ -200,9 +223,10 @@ class Model:
             if bos is None:
                 raise InputError("the prompt is empty and the model has no token to begin with; give some text")
             ids = [bos]
-        return self._checked(ids)
+        return self.checked_ids(ids)
 
-    def _checked(self, ids: list[int]) -> list[int]:
+    def checked_ids(self, ids: list[int]) -> list[int]:
+        """The ids themselves. Raises InputError for one outside the vocabulary."""
         for i in ids:
             if not 0 <= i < self.config.vocab_size:
                 raise InputError(f"token id {i} is outside the vocabulary; expected 0 to {self.config.vocab_size - 1}")
@@ -239,8 +263,8 @@ class Model:
 
     def logits(self, ids: Seq[int]) -> npt.NDArray[np.float32]:
         """Logits after every token: float32 [len(ids), vocabulary]. Raises InputError, ContextFull."""
-        ids = self._checked([int(i) for i in ids])
-        self._room(len(ids))
+        ids = self.checked_ids([int(i) for i in ids])
+        self.check_room(len(ids))
         out = np.empty((len(ids), self.config.vocab_size), np.float32)
         for first, rows in self._logit_chunks(ids):
             out[first : first + len(rows)] = rows
@@ -251,7 +275,7 @@ class Model:
 
         Longer texts than the context are cut into windows of `context` tokens; a window's first token is not scored.
         """
-        ids = self._checked([int(i) for i in ids])
+        ids = self.checked_ids([int(i) for i in ids])
         if len(ids) < 2:
             raise InputError(f"perplexity of {len(ids)} tokens; expected at least 2")
         total, count = 0.0, 0
@@ -266,8 +290,9 @@ class Model:
                 count += len(targets)
         return float(np.exp(total / count))
 
-    def _room(self, n: int) -> None:
-        if n > self.context:
+    def check_room(self, n: int) -> None:
+        """Raises ContextFull where a sequence of n tokens is longer than the context (and may not shift)."""
+        if n > self.context and not self.runner.limits.context_shift:
             raise ContextFull(f"{n} tokens asked for, the context holds {self.context}; load with a larger context")
 
     def _logit_chunks(self, ids: list[int]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
