@@ -157,7 +157,7 @@ class Session:
             done += n
         logits = runner.prefill(sequence, ids[-1:], logits=True)
         assert logits is not None
-        return logits[0]
+        return np.asarray(logits[0])
 
     def decode_step(self, token: int) -> npt.NDArray[np.float32]:
         """Run one token behind those that are kept; its logits, float32 [vocabulary]. For loops that choose by themselves."""
@@ -299,10 +299,13 @@ class Model:
         runner = self.runner
         sequence = runner.open_sequence()
         try:
-            for first in range(0, len(ids), runner.max_logits):
-                rows = runner.prefill(sequence, ids[first : first + runner.max_logits], logits=True)
+            first = 0
+            while first < len(ids):
+                n = runner.chunk(sequence, len(ids) - first, runner.max_logits)
+                rows = runner.prefill(sequence, ids[first : first + n], logits=True)
                 assert rows is not None
                 yield first, rows
+                first += n
         finally:
             runner.close_sequence(sequence)
 
