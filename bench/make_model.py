@@ -21,7 +21,8 @@ if __package__ in (None, ""):  # started as a file: the repository's root is not
 
 import numpy as np
 
-from bench import mixtures, random_blocks, synthetic_vocab
+from bench import mixtures, synthetic_vocab
+from flux_vk.cli import random_blocks
 from flux_vk.errors import FluxError, InputError
 from flux_vk.formats import blocks
 

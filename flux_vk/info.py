@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flux_vk import __version__
 from flux_vk.cli.common import Parser, guarded, text, whole
 
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         found = info_file.collect(Path(args.file), args.device, args.context, args.kv_type)
         code, shown = 0, info_file.as_text
     else:
-        found = info_device.collect(args.device)
+        found = info_device.collect(args.device, __version__)
         code, shown = (1 if found["error"] else 0), info_device.as_text
     terminal.write((json.dumps(found, indent=2) if args.json else shown(found)) + "\n")
     return code

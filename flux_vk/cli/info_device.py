@@ -13,7 +13,6 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from flux_vk import __version__
 from flux_vk.cli.common import human_bytes
 from flux_vk.cli.tables import aligned
 from flux_vk.errors import ArgumentError, ContractError, VulkanUnavailable
@@ -28,9 +27,9 @@ KOMPUTE = "0.9.0"
 PACKAGES = ("numpy", "sentencepiece", "tokenizers", "jinja2", "rich")
 
 
-def versions() -> dict[str, str]:
-    """What a bug report needs, name -> version; "missing" where something is not there."""
-    found = {"flux_vk": __version__, "python": f"{platform.python_implementation()} {platform.python_version()}"}
+def versions(own: str) -> dict[str, str]:
+    """What a bug report needs, name -> version, `own` that of flux_vk; "missing" where something is not there."""
+    found = {"flux_vk": own, "python": f"{platform.python_implementation()} {platform.python_version()}"}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
@@ -62,12 +61,16 @@ def _distribution() -> str:
         return sys.platform
 
 
-def collect(select: str | None) -> dict[str, Any]:
-    """Everything as plain data. `error` holds the reason where Vulkan cannot be used; UnknownDevice is raised."""
+def collect(select: str | None, version: str) -> dict[str, Any]:
+    """Everything as plain data; `version` is flux_vk's own.
+
+    `error` holds the reason where Vulkan cannot be used; UnknownDevice is raised.
+    """
     from flux_vk.gpu import list_devices, select_device
 
     found: dict[str, Any] = {
-        "versions": versions(), "settings": _settings(), "devices": [], "selected": None, "kernels": [], "error": None,
+        "versions": versions(version), "settings": _settings(), "devices": [], "selected": None,
+        "kernels": [], "error": None,
     }  # fmt: skip
     try:
         devices = list_devices()

@@ -11,11 +11,13 @@ Row = Sequence[Cell]
 
 
 def shown(cell: Cell) -> str:
-    """A cell as text: floats with three or four significant digits, None as nothing."""
+    """A cell as text: floats with at most two decimals (more for tiny ones), None as nothing."""
     if cell is None:
         return ""
     if isinstance(cell, float):
-        return f"{cell:.0f}" if abs(cell) >= 1000 else f"{cell:.4g}" if abs(cell) >= 100 else f"{cell:.3g}"
+        size = abs(cell)
+        digits = 0 if size >= 1000 else 1 if size >= 100 else 2
+        return f"{cell:.{digits}f}" if size >= 0.01 or size == 0 else f"{cell:.2g}"
     return str(cell)
 
 

@@ -1,0 +1,336 @@
+"""The kernels at the sizes of real models: inputs, what should come out, bytes and operations. Not for: timing.
+
+A kernel without a case here is measured as part of another (UNCASED says which).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flux_vk.cli import random_blocks
+from flux_vk.errors import InputError
+from flux_vk.formats import blocks
+from flux_vk.gpu import Buffer, Chain, Device, expressions, kernels, ops
+from flux_vk.gpu.matmul import matmul
+from flux_vk.gpu.reference import reference
+
+if TYPE_CHECKING:
+    from flux_vk.gpu.contract import Contract
+
+Array = npt.NDArray[Any]
+Buffers = Mapping[str, Buffer]
+Check = tuple[str, Callable[[Array], Array], Array]
+UNCASED = {
+    "sort_count": "sort", "prefix_scan_totals": "prefix_scan", "top_k_blocks": "top_k",
+    "sample_adjust": "bench model", "sample_commit": "bench model", "sample_mass": "bench model",
+    "sample_pick": "bench model", "sample_stats": "bench model", "sample_top": "bench model",
+}  # fmt: skip
+"""Kernels that only make sense inside another measurement."""
+
+MAX_ELEMENTS = 1 << 24
+"""Cases with larger activations than this are left out."""
+CHECKED_ROWS = 1024
+"""Of a larger matrix only the first and last rows are compared."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A model's shape, as far as kernels see it."""
+
+    dim: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+
+
+SHAPES = {
+    "qwen2.5-0.5b": Sizes(896, 4864, 14, 2, 64, 151_936),
+    "llama-3.2-1b": Sizes(2048, 8192, 32, 8, 64, 128_256),
+    "demo": Sizes(256, 768, 8, 4, 32, 2048),
+}
+
+
+@dataclass
+class Prepared:
+    """A case on a device. `append` adds one call to a chain; `checks`: (output, the part to compare, its value)."""
+
+    buffers: dict[str, Buffer]
+    append: Callable[[Chain, Buffers], object]
+    checks: Sequence[Check]
+    nmse: float
+    bytes: float | None = None
+    flops: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table: `make` uploads data and computes the reference."""
+
+    kernel: str
+    label: str
+    make: Callable[[Device, np.random.Generator], Prepared] = field(repr=False)
+
+
+def cases(sizes: Sizes, rows: list[int], types: list[str], context: int) -> Iterator[Case]:
+    """All cases of these row counts, weight types and (for attention) context."""
+    for r in rows:
+        yield from _activations(sizes, r)
+        yield from _attention(sizes, r, context)
+        for t in types:
+            yield from _products(sizes, r, t)
+    n = min(sizes.vocab, MAX_ELEMENTS)
+    yield Case("top_k", f"1 x {n}, 40", partial(_top_k, n))
+    yield Case("sort", f"{n}", partial(_sort, n))
+    yield Case("prefix_scan", f"{n}", partial(_scan, n))
+    for t in types:
+        if sizes.dim % blocks.runnable(t).weights == 0:
+            label = f"{sizes.ffn} x {sizes.dim} {t}"
+            yield Case("dequantize", label, partial(_dequantize, t, (sizes.ffn, sizes.dim)))
+
+
+def _activations(s: Sizes, r: int) -> Iterator[Case]:
+    eps = {"eps": 1e-5}
+    width = s.heads * s.head_dim
+    for kernel in ("rms_norm", "add_rms_norm", "layer_norm"):
+        yield _plain(kernel, f"{r} x {s.dim}", {"R": r, "D": s.dim, **eps})
+    for kernel in ("swiglu", "geglu"):
+        yield _plain(kernel, f"{r} x {s.ffn}", {"R": r, "F": s.ffn})
+    yield _plain("add", f"{r} x {s.dim}", {"R": r, "Rb": r, "D": s.dim})
+    yield _plain("mul", f"{r} x {s.dim}, 1 row", {"R": r, "Rb": 1, "D": s.dim})
+    yield _plain("gather", f"{r} x {s.dim}", {"R": r, "M": r, "D": s.dim}, idx=lambda g: _below(g, r, (r,)))
+    yield _plain("reduce", f"{r} x {s.ffn}", {"R": r, "D": s.ffn})
+    yield _plain("softmax", f"{r} x {s.ffn}", {"R": r, "D": s.ffn})
+    strides = {"rows": r, "cols": s.dim, "x_stride": s.dim, "y_stride": s.dim, "x_offset": 0, "y_offset": 0}
+    yield _plain("copy_strided", f"{r} x {s.dim}", strides)
+    turns = {"stride": width, "offset": 0, "heads": s.heads, "head_dim": s.head_dim, "n_rot": s.head_dim}
+    yield _plain("rope", f"{r} x {s.heads} x {s.head_dim}", {"R": r, **turns}, pos=lambda g: _below(g, 4096, (r,)))
+    slots = {"slot": lambda g: _below(g, r, (r,))}
+    yield _plain("fetch_rows", f"{r}", {"R": r, "S": r}, **slots)
+    yield _cast(r * s.ffn)
+    if r * s.vocab <= MAX_ELEMENTS:
+        yield _plain("argmax", f"{r} x {s.vocab}", {"R": r, "D": s.vocab})
+        yield _plain("softcap", f"{r} x {s.vocab}", {"M": r, "V": s.vocab, "cap": 30.0})
+
+
+def _below(rng: np.random.Generator, limit: int, shape: tuple[int, ...]) -> Array:
+    return rng.integers(0, limit, shape).astype(np.uint32)
+
+
+def _random(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> Array:
+    if dtype in ("f32", "f16"):
+        return rng.standard_normal(shape, dtype=np.float32).astype({"f32": "f4", "f16": "f2"}[dtype])
+    return rng.integers(0, 1 << 32, shape, dtype=np.uint64).astype(np.uint32)
+
+
+def _plain(
+    kernel: str, label: str, values: Mapping[str, int | float], **given: Callable[[np.random.Generator], Array]
+) -> Case:
+    """A kernel whose buffers follow from its contract: random inputs, but those `given`."""
+    return Case(kernel, label, lambda device, rng: _prepare(device, rng, kernel, values, given, {}))
+
+
+def _cast(n: int) -> Case:
+    types = {"x": "f32", "y": "f16"}
+    return Case("cast", f"{n} f32 to f16", lambda device, rng: _prepare(device, rng, "cast", {"N": n}, {}, types))
+
+
+def _prepare(
+    device: Device,
+    rng: np.random.Generator,
+    kernel: str,
+    values: Mapping[str, int | float],
+    given: Mapping[str, Callable[[np.random.Generator], Array]],
+    types: Mapping[str, str],
+) -> Prepared:
+    c = kernels.contract(kernel)
+    env = {s.name: s.default for s in c.spec} | dict(values)
+    arrays: dict[str, Array] = {}
+    buffers: dict[str, Buffer] = {}
+    for b in c.bindings:
+        if b.optional:
+            continue
+        shape = tuple(int(expressions.evaluate(e, env)) for e in b.shape)
+        dtype = types.get(b.name, b.type)
+        if b.reads:
+            arrays[b.name] = given[b.name](rng) if b.name in given else _random(rng, dtype, shape)
+            buffers[b.name] = device.array(arrays[b.name])
+        else:
+            buffers[b.name] = device.filled(shape, dtype, 0xFF)
+    scalars = {k: v for k, v in values.items() if k in {p.name for p in c.push if p.value is None}}
+    expected = _expected(c, {**arrays, **scalars, "source": types.get("x"), "target": types.get("y")})
+    written = [b.name for b in c.bindings if b.writes and not b.optional]
+    checks = [(name, _same, want) for name, want in zip(written, expected, strict=True)]
+    return Prepared(buffers, partial(_dispatch, kernel, scalars), checks, c.nmse)
+
+
+def _dispatch(kernel: str, scalars: Mapping[str, Any], chain: Chain, buffers: Buffers) -> object:
+    args: dict[str, Any] = {**buffers, **scalars}
+    return chain.dispatch(kernel, **args)
+
+
+def _expected(c: Contract, known: Mapping[str, Any]) -> list[Array]:
+    """The reference's results, called with those of the known names that it takes."""
+    function = reference(c.name)
+    takes = inspect.signature(function).parameters
+    result = function(**{k: v for k, v in known.items() if k in takes})
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+def _same(a: Array) -> Array:
+    return a
+
+
+# -- weights ------------------------------------------------------------------------------------------------------
+
+
+def _products(s: Sizes, r: int, t: str) -> Iterator[Case]:
+    unit = blocks.runnable(t).weights
+    for n, k in ((s.dim, s.dim), (s.ffn, s.dim), (s.dim, s.ffn)):
+        if k % unit == 0:
+            yield Case("matmul", f"{r} x {k} -> {n} {t}", partial(_matmul, t, (n, k), r))
+    if s.dim % unit == 0:
+        if r == 1:
+            yield Case("matmul", f"{r} x {s.dim} -> {s.vocab} {t}", partial(_matmul, t, (s.vocab, s.dim), r))
+        yield Case("embed", f"{r} of {s.vocab} x {s.dim} {t}", partial(_embed, t, (s.vocab, s.dim), r))
+
+
+def _weights(rng: np.random.Generator, t: str, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    return np.concatenate([part.reshape(-1) for part in random_blocks.chunks(rng, t, shape)])
+
+
+def _rows(raw: npt.NDArray[np.uint8], t: str, shape: tuple[int, int], first: int, stop: int) -> Array:
+    """Rows first..stop of the matrix as numbers."""
+    size = blocks.runnable(t).row_bytes(shape[1])
+    return blocks.dequantize(raw[first * size : stop * size], t, (stop - first, shape[1]))
+
+
+def _matmul(t: str, shape: tuple[int, int], r: int, device: Device, rng: np.random.Generator) -> Prepared:
+    n, k = shape
+    raw = _weights(rng, t, shape)
+    x = rng.standard_normal((r, k), dtype=np.float32)
+    buffers = {"w": device.weight(raw, t, shape), "x": device.array(x), "y": device.filled((r, n), "f32", 0xFF)}
+    checks: list[Check] = []
+    for first, stop in {(0, min(n, CHECKED_ROWS)), (max(0, n - CHECKED_ROWS), n)}:
+        want = reference("matmul")(_rows(raw, t, shape, first, stop), x)
+        checks.append(("y", partial(_columns, first, stop), want))
+    moved = buffers["w"].nbytes + 4 * r * (n + k)
+    limit = kernels.contract("matmul").nmse
+    return Prepared(buffers, lambda c, b: matmul(c, w=b["w"], x=b["x"], y=b["y"]), checks, limit, moved, 2 * n * k * r)
+
+
+def _columns(first: int, stop: int, a: Array) -> Array:
+    return a[:, first:stop]
+
+
+def _embed(t: str, shape: tuple[int, int], r: int, device: Device, rng: np.random.Generator) -> Prepared:
+    raw = _weights(rng, t, shape)
+    ids = _below(rng, shape[0], (r,))
+    size = blocks.runnable(t).row_bytes(shape[1])
+    want = blocks.dequantize(np.concatenate([raw[i * size : (i + 1) * size] for i in ids]), t, (r, shape[1]))
+    buffers = {
+        "ids": device.array(ids), "w": device.weight(raw, t, shape), "y": device.filled((r, shape[1]), "f32", 0xFF),
+    }  # fmt: skip
+    moved = r * buffers["w"].row_bytes + 4 * r * shape[1]
+    return Prepared(buffers, partial(_dispatch, "embed", {"scale": 1.0}), [("y", _same, want)], 1e-12, moved)
+
+
+def _dequantize(t: str, shape: tuple[int, int], device: Device, rng: np.random.Generator) -> Prepared:
+    raw = _weights(rng, t, shape)
+    buffers = {"w": device.weight(raw, t, shape), "y": device.filled(shape, "f32", 0xFF)}
+    want = blocks.dequantize(raw, t, shape)
+    moved = buffers["w"].nbytes + buffers["y"].nbytes
+    return Prepared(buffers, partial(_dispatch, "dequantize", {}), [("y", _same, want)], 1e-12, moved)
+
+
+# -- attention ----------------------------------------------------------------------------------------------------
+
+PAGE = 32
+
+
+def _attention(s: Sizes, r: int, context: int) -> Iterator[Case]:
+    if r > context:
+        return
+    for kv in ("f16", "f32"):
+        yield Case("attention", f"{r} x {context} keys {kv}", partial(_attend, s, r, context, kv))
+
+
+def _attend(s: Sizes, r: int, context: int, kv: str, device: Device, rng: np.random.Generator) -> Prepared:
+    pages = -(-context // PAGE)
+    width = s.heads * s.head_dim
+    cache = (pages, s.kv_heads, PAGE, s.head_dim)
+    arrays: dict[str, Array] = {
+        "q": rng.standard_normal((r, width), dtype=np.float32),
+        "pos": np.arange(context - r, context, dtype=np.uint32),
+        "slot": np.zeros(r, np.uint32),
+        "pages": rng.permutation(pages).astype(np.uint32)[None, :],
+        "slot_info": np.zeros((1, 4), np.uint32),
+        "kcache": _random(rng, kv, cache),
+        "vcache": _random(rng, kv, cache),
+    }
+    scalars = {"heads": s.heads, "kv_heads": s.kv_heads, "scale": s.head_dim**-0.5}
+    group = s.heads // s.kv_heads
+    spec = {"HEAD_DIM": s.head_dim, "PS": PAGE, "GROUP": -(-group // -(-group // 8))}
+    buffers = {name: device.array(a) for name, a in arrays.items()} | {"y": device.filled((r, width), "f32", 0xFF)}
+    c = kernels.contract("attention")
+    want = _expected(c, {**arrays, **scalars, "head_dim": s.head_dim})[0]
+    moved = buffers["kcache"].nbytes * 2 + 8 * r * width
+    flops = 4.0 * width * float((arrays["pos"].astype(np.float64) + 1).sum())
+    append = partial(_dispatch, "attention", {**scalars, **spec})
+    return Prepared(buffers, append, [("y", _same, want)], c.nmse, moved, flops)
+
+
+# -- operations of several kernels ----------------------------------------------------------------------------------
+
+
+def _top_k(n: int, device: Device, rng: np.random.Generator) -> Prepared:
+    x = rng.standard_normal((1, n), dtype=np.float32)
+    order = np.argsort(-x[0], kind="stable")[:40].astype(np.uint32)
+    buffers = {
+        "x": device.array(x), "values": device.filled((1, 40), "f32", 0xFF),
+        "indices": device.filled((1, 40), "u32", 0xFF),
+    }  # fmt: skip
+    checks = [("values", _same, x[:, order]), ("indices", _same, order[None, :])]
+    return Prepared(buffers, lambda c, b: ops.top_k(c, **b), checks, 0.0)
+
+
+def _sort(n: int, device: Device, rng: np.random.Generator) -> Prepared:
+    keys = _random(rng, "u32", (n,))
+    order = np.argsort(keys, kind="stable").astype(np.uint32)
+    buffers = {
+        "keys": device.array(keys), "keys_out": device.filled((n,), "u32", 0xFF),
+        "values_out": device.filled((n,), "u32", 0xFF),
+    }  # fmt: skip
+    checks = [("keys_out", _same, keys[order]), ("values_out", _same, order)]
+    return Prepared(buffers, _append_sort, checks, 0.0)
+
+
+def _append_sort(chain: Chain, b: Buffers) -> object:
+    return ops.sort(chain, keys=b["keys"], keys_out=b["keys_out"], values_out=b["values_out"])
+
+
+def _scan(n: int, device: Device, rng: np.random.Generator) -> Prepared:
+    x = _random(rng, "u32", (n,))
+    buffers = {"x": device.array(x), "y": device.filled((n,), "u32", 0xFF)}
+    want = np.cumsum(x, dtype=np.uint32)
+    return Prepared(buffers, lambda c, b: ops.prefix_scan(c, **b), [("y", _same, want)], 0.0)
+
+
+def chosen(all_cases: Iterator[Case], names: list[str]) -> list[Case]:
+    """The cases of the kernels named (all of them without names). InputError for a name that has none."""
+    found = list(all_cases)
+    known = {c.name for c in kernels.contracts().values()}
+    for name in names:
+        if name not in known:
+            raise InputError(f"--kernel {name}: there is no such kernel; expected one of {', '.join(sorted(known))}")
+        if name in UNCASED:
+            raise InputError(f"--kernel {name}: it is measured as part of {UNCASED[name]}")
+    return [c for c in found if not names or c.kernel in names]
