@@ -92,7 +92,7 @@ def build(
             bound[c.window.binding] = window
             symbol = c.binding(c.window.binding).shape[0]
             values[symbol] = window.shape[0]
-            values[c.window.push] = first
+            values[c.window.push] = env.get(c.window.push, 0) + first
         dispatch = _one(device, c, chosen, bound, left_out, values, indirect)
         if dispatch is not None:
             made.append(dispatch)

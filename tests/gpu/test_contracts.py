@@ -206,7 +206,7 @@ def test_real_contracts_are_complete(name: str, repo_root: Path) -> None:
     assert 0 <= c.nmse <= (5e-4 if name != "quantize" else 0.02)  # quantising loses more than any arithmetic
     assert any(b.writes for b in c.bindings)
     assert all((repo_root / "shaders" / v.shader).exists() for v in c.variants)
-    values: dict[str, int | float] = {s: 64 for s in c.symbols}
+    values: dict[str, int | float] = dict.fromkeys(c.symbols, 64)
     values.update({s.name: s.default for s in c.spec})
     values.update({p.name: 64 for p in c.push})
     assert expressions.evaluate(c.cost_bytes, values) > 0, "cost in bytes"
