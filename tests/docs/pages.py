@@ -2,9 +2,10 @@
 
     python -m tests.docs.pages PAGE        in an empty folder with links to native/ and models/
 
-python blocks share one namespace; the text block right behind one is what it prints. console blocks hold `$ commands` for
-bash, which must end with status 0, and their output. A block that begins with a comment of a path alone (`# my/file.toml`) is written to that file. In
-expected output `...` stands for anything within a line, and alone on a line for any lines. Other fences are not run.
+python blocks share one namespace; the text block right behind one is what it prints. console blocks hold `$ commands`
+for bash, which must end with status 0, and their output. A block that begins with a comment of a path alone
+(`# my/file.toml`) is written to that file. In expected output `...` stands for anything within a line, and alone on a
+line for any lines. Other fences are not run.
 """
 
 from __future__ import annotations

@@ -91,7 +91,8 @@ def test_running_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         found.run()
         return found
 
-    good = "```python\nx = 2\n```\n```toml\n# d/f.txt\nhello\n```\n```console\n$ cat d/f.txt; echo 3 >&2\nhello\n3\n```\n"
+    good = "```python\nx = 2\n```\n```toml\n# d/f.txt\nhello\n```\n"
+    good += "```console\n$ cat d/f.txt; echo 3 >&2\nhello\n3\n```\n"
     assert run(good + "```python\nprint(x)\n```\n```text\n2\n```\n").ran == 4
     assert run("```console\n$ ls $FLUX_VK_REFERENCE\n```\n").left_out == [2]
     with pytest.raises(PageError, match=r"page.md:2: the python block printed\s+2\s+expected\s+3"):
