@@ -20,13 +20,22 @@ static uint32_t compute_family(const vk::PhysicalDevice& device) {
 }
 
 Context::Context(uint32_t index, const std::string& cache_bytes) {
+    try {
+        open(index, cache_bytes);
+    } catch (...) {
+        close();  // a constructor that throws has no destructor
+        throw;
+    }
+}
+
+Context::~Context() { close(); }
+
+void Context::open(uint32_t index, const std::string& cache_bytes) {
     instance = make_instance();
     auto devices = instance->enumeratePhysicalDevices();
-    if (index >= devices.size()) {
-        instance->destroy();
+    if (index >= devices.size())
         throw Failure("UnknownDevice", "device index " + std::to_string(index) + " is not there; found " +
                                            std::to_string(devices.size()) + " Vulkan devices");
-    }
     physical = std::make_shared<vk::PhysicalDevice>(devices[index]);
     memory = physical->getMemoryProperties();
     auto properties = physical->getProperties();
@@ -72,20 +81,21 @@ Context::Context(uint32_t index, const std::string& cache_bytes) {
     cache = device->createPipelineCache(vk::PipelineCacheCreateInfo({}, cache_bytes.size(), cache_bytes.data()));
 }
 
-Context::~Context() {
-    if (!device) return;
-    try {
-        device->waitIdle();
-    } catch (const vk::SystemError&) {
-        // A lost device can still be destroyed.
+void Context::close() {
+    if (device) {
+        try {
+            device->waitIdle();
+        } catch (const vk::SystemError&) {
+            // A lost device can still be destroyed.
+        }
+        for (auto& [key, layout] : pipeline_layouts_) device->destroy(layout);
+        for (auto& [key, layout] : set_layouts_) device->destroy(layout);
+        if (cache) device->destroy(cache);
+        manager.reset();
+        queues.clear();
+        device->destroy();
     }
-    for (auto& [key, layout] : pipeline_layouts_) device->destroy(layout);
-    for (auto& [key, layout] : set_layouts_) device->destroy(layout);
-    device->destroy(cache);
-    manager.reset();
-    queues.clear();
-    device->destroy();
-    instance->destroy();
+    if (instance) instance->destroy();
 }
 
 std::string Context::cache_data() const {
@@ -139,12 +149,29 @@ static int pick_type(const vk::PhysicalDeviceMemoryProperties& memory, uint32_t 
     return found;
 }
 
+// What was asked for and what there is, with what to do; other results than running out are passed on as they are.
+[[noreturn]] static void refused(const Context& context, uint64_t bytes, const vk::SystemError& error) {
+    const auto result = static_cast<vk::Result>(error.code().value());
+    if (result != vk::Result::eErrorOutOfDeviceMemory && result != vk::Result::eErrorOutOfHostMemory &&
+        result != vk::Result::eErrorMemoryMapFailed && result != vk::Result::eErrorTooManyObjects)
+        throw error;
+    auto [total, available] = context.heap_bytes();
+    std::string message = "the device refused an allocation of " + std::to_string(bytes) +
+                          " bytes (device memory: " + std::to_string(total) + " bytes in all";
+    if (available >= 0) message += ", " + std::to_string(available) + " free";
+    throw Failure("OutOfDeviceMemory", message + "); use a smaller context, model or batch", vk::to_string(result));
+}
+
 Allocation::Allocation(std::shared_ptr<Context> c, uint64_t n, Kind kind) : context(std::move(c)), bytes(n) {
     using Flag = vk::MemoryPropertyFlagBits;
     using Usage = vk::BufferUsageFlagBits;
     auto& device = *context->device;
-    buffer = device.createBuffer(vk::BufferCreateInfo(
-        {}, n, Usage::eStorageBuffer | Usage::eTransferSrc | Usage::eTransferDst | Usage::eIndirectBuffer));
+    try {
+        buffer = device.createBuffer(vk::BufferCreateInfo(
+            {}, n, Usage::eStorageBuffer | Usage::eTransferSrc | Usage::eTransferDst | Usage::eIndirectBuffer));
+    } catch (const vk::SystemError& error) {
+        refused(*context, n, error);
+    }
     auto requirements = device.getBufferMemoryRequirements(buffer);
     const vk::MemoryPropertyFlags host = Flag::eHostVisible | Flag::eHostCoherent;
     const bool unified =
@@ -164,18 +191,14 @@ Allocation::Allocation(std::shared_ptr<Context> c, uint64_t n, Kind kind) : cont
     }
     try {
         memory = device.allocateMemory(vk::MemoryAllocateInfo(requirements.size, uint32_t(index)));
+        device.bindBufferMemory(buffer, memory, 0);
+        auto flags = context->memory.memoryTypes[uint32_t(index)].propertyFlags;
+        if ((flags & host) == host) mapped = device.mapMemory(memory, 0, VK_WHOLE_SIZE);
     } catch (const vk::SystemError& error) {
         device.destroy(buffer);
-        auto [total, available] = context->heap_bytes();
-        std::string message = "the device refused an allocation of " + std::to_string(requirements.size) +
-                              " bytes (device memory: " + std::to_string(total) + " bytes in all";
-        if (available >= 0) message += ", " + std::to_string(available) + " free";
-        throw Failure("OutOfDeviceMemory", message + "); use a smaller context, model or batch",
-                      vk::to_string(static_cast<vk::Result>(error.code().value())));
+        if (memory) device.freeMemory(memory);
+        refused(*context, requirements.size, error);
     }
-    device.bindBufferMemory(buffer, memory, 0);
-    auto flags = context->memory.memoryTypes[uint32_t(index)].propertyFlags;
-    if ((flags & host) == host) mapped = device.mapMemory(memory, 0, VK_WHOLE_SIZE);
 }
 
 Allocation::~Allocation() {

@@ -42,6 +42,8 @@ class Context {
     std::pair<vk::DescriptorSetLayout, vk::PipelineLayout> layouts(uint32_t bindings, uint32_t push_bytes);
 
    private:
+    void open(uint32_t index, const std::string& cache);
+    void close();
     std::mutex layout_lock_;
     std::map<uint32_t, vk::DescriptorSetLayout> set_layouts_;
     std::map<std::pair<uint32_t, uint32_t>, vk::PipelineLayout> pipeline_layouts_;

@@ -117,7 +117,12 @@ static py::dict describe(const vk::PhysicalDevice& device) {
 py::list enumerate_devices() {
     auto instance = make_instance();
     py::list out;
-    for (const auto& device : instance->enumeratePhysicalDevices()) out.append(describe(device));
+    try {
+        for (const auto& device : instance->enumeratePhysicalDevices()) out.append(describe(device));
+    } catch (...) {
+        instance->destroy();
+        throw;
+    }
     instance->destroy();
     return out;
 }

@@ -13,7 +13,8 @@ using NoGil = py::call_guard<py::gil_scoped_release>;
 
 static Range to_range(const py::tuple& t) {
     Range r{t[0].cast<std::shared_ptr<Allocation>>(), t[1].cast<uint64_t>(), t[2].cast<uint64_t>()};
-    if (r.bytes == 0 || r.offset + r.bytes > r.allocation->bytes)
+    if (!r.allocation) throw Failure("VulkanError", "a range of memory that was never allocated");
+    if (r.bytes == 0 || r.offset > r.allocation->bytes || r.bytes > r.allocation->bytes - r.offset)
         throw Failure("VulkanError", "a range of " + std::to_string(r.bytes) + " bytes at " + std::to_string(r.offset) +
                                          " is outside its buffer of " + std::to_string(r.allocation->bytes) + " bytes");
     return r;
