@@ -58,10 +58,10 @@ def test_f32_files(device: Device, reference_dir: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", [*QUANTISED, "phi3.q8_0", "phi3.q4_0"])
 def test_quantised_files(device: Device, reference_dir: Path, name: str) -> None:
-    """Every block type against the exact logits (dequantised weights): the middle prompt."""
+    """Every block type against the exact logits (dequantised weights): all three prompts."""
     want = golden(reference_dir / "golden" / f"{name}.golden.npz")
     with OneSlot(device, reference_dir / "golden" / f"{name}.gguf", context=CONTEXT) as model:
-        worst = check(model, want, 1)
+        worst = max(check(model, want, j) for j in range(3))
     print(f"{name}: largest logit error {worst:.1e}")
     assert worst < TOLERANCE
 
