@@ -130,8 +130,8 @@ def compare(model: Model, ids: list[int], params: SamplingParams, n: int) -> lis
 
 
 def memory() -> dict[str, int]:
-    """This process's resident bytes now (`resident`, of that `file`: pages of mapped files) and at most (`peak`)."""
-    names = {"VmRSS": "resident", "RssFile": "file", "VmHWM": "peak"}
+    """This process's resident bytes now (`resident`, with mapped files) and at most (`peak`)."""
+    names = {"VmRSS": "resident", "RssFile": "of it mapped files", "VmHWM": "peak"}
     found = {}
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -149,6 +149,6 @@ def facts(model: Model, path: Path) -> dict[str, Any]:
     used = memory()
     device = model.device.memory()
     return {
-        "model": path.name, "architecture": model.config.arch, "file_bytes": size, "device": model.device.name,
+        "model": path.name, "architecture": model.config.arch, "file": size, "device": model.device.name,
         "load_s": model.load_seconds, "device_allocated": device["allocated"], **used,
     }  # fmt: skip

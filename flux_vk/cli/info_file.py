@@ -34,6 +34,9 @@ def collect(path: Path, select: str | None, context: int | None, kv_type: str) -
     from flux_vk.formats.gguf import open_gguf
 
     with open_gguf(path) as f:
+        tokenizer, here = _tokenizer(f), _here(f, select, context, kv_type)
+        if "error" in tokenizer and here["runs"]:
+            here |= {"runs": False, "error": tokenizer["error"]}
         return {
             "file": {
                 "path": str(path), "parts": [str(p) for p in f.parts], "bytes": sum(p.stat().st_size for p in f.parts),
@@ -45,8 +48,8 @@ def collect(path: Path, select: str | None, context: int | None, kv_type: str) -
             ],
             "totals": _totals(f),
             "model": _model(f),
-            "tokenizer": _tokenizer(f),
-            "here": _here(f, select, context, kv_type),
+            "tokenizer": tokenizer,
+            "here": here,
         }  # fmt: skip
 
 
