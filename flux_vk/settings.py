@@ -61,6 +61,16 @@ def _flag(name: str) -> Callable[[str, Mapping[str, str]], bool]:
     return parse
 
 
+def _choice(name: str, words: tuple[str, ...]) -> Callable[[str, Mapping[str, str]], str | None]:
+    def parse(text: str, env: Mapping[str, str]) -> str | None:
+        word = text.strip().lower()
+        if word and word not in words:
+            raise _bad(name, text, f"one of {', '.join(words)}")
+        return word or None
+
+    return parse
+
+
 def _integer(name: str) -> Callable[[str, Mapping[str, str]], int | None]:
     def parse(text: str, env: Mapping[str, str]) -> int | None:
         if not text.strip():
@@ -95,6 +105,13 @@ DEVICE = Variable(
     "The device to use: its index in `python -m flux_vk.info`, or a part of its name (case does not matter). "
     "`--device` and `fx.Device(select=...)` win over it.",
     _text,
+)
+FAMILY = Variable(
+    "FLUX_VK_FAMILY",
+    "cpu on CPU drivers, else gpu",
+    "Which family of kernel shapes is used: cpu (made for llvmpipe) or gpu. The two differ in the order of sums, so "
+    "their results differ in the last bits.",
+    _choice("FLUX_VK_FAMILY", ("cpu", "gpu")),
 )
 LOG = Variable(
     "FLUX_VK_LOG",
@@ -147,6 +164,7 @@ KOMPUTE_SDIST = Variable(
 
 VARIABLES: tuple[Variable[object], ...] = (
     DEVICE,
+    FAMILY,
     LOG,
     CACHE_DIR,
     NO_CACHE,
@@ -162,6 +180,7 @@ class Settings:
     """The environment as flux_vk understands it; one field a variable, described in docs/environment.md."""
 
     device: str | None
+    family: str | None
     log: str
     cache_dir: Path
     no_cache: bool
@@ -183,6 +202,7 @@ def settings(environ: Mapping[str, str] | None = None) -> Settings:
 
     return Settings(
         device=read(DEVICE),
+        family=read(FAMILY),
         log=read(LOG),
         cache_dir=read(CACHE_DIR),
         no_cache=read(NO_CACHE),

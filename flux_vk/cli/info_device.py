@@ -67,6 +67,7 @@ def collect(select: str | None, version: str) -> dict[str, Any]:
     `error` holds the reason where Vulkan cannot be used; UnknownDevice is raised.
     """
     from flux_vk.gpu import list_devices, select_device
+    from flux_vk.gpu.device import family_of
 
     found: dict[str, Any] = {
         "versions": versions(version), "settings": _settings(), "devices": [], "selected": None,
@@ -86,7 +87,7 @@ def collect(select: str | None, version: str) -> dict[str, Any]:
     chosen = select_device(select)
     found["selected"] = chosen["index"]
     try:
-        found["kernels"] = variants(chosen["features"], chosen["kind"])
+        found["kernels"] = variants(chosen["features"], family_of(chosen["kind"]))
     except ContractError as error:
         found["error"] = str(error)
     return found
@@ -96,22 +97,22 @@ def _settings() -> dict[str, Any]:
     return {k: v if isinstance(v, (bool, int)) or v is None else str(v) for k, v in asdict(settings()).items()}
 
 
-def variants(features: Iterable[str], kind: str) -> list[dict[str, Any]]:
-    """For every kernel, and every combination of types it has, the variant a device of this kind will run."""
+def variants(features: Iterable[str], family: str) -> list[dict[str, Any]]:
+    """For every kernel, and every combination of types it has, the variant a device of this family will run."""
     from flux_vk.gpu import kernels
 
     have = tuple(features)
-    return [row for c in kernels.contracts().values() for row in _chosen(c, have, kind)]
+    return [row for c in kernels.contracts().values() for row in _chosen(c, have, family)]
 
 
-def _chosen(c: Contract, features: Iterable[str], kind: str) -> list[dict[str, Any]]:
+def _chosen(c: Contract, features: Iterable[str], family: str) -> list[dict[str, Any]]:
     from flux_vk.gpu import kernels
 
     rows = []
     for types in dict.fromkeys(tuple(sorted(v.types.items())) for v in c.variants):
         row: dict[str, Any] = {"kernel": c.name, "types": dict(types), "variant": None, "note": ""}
         try:
-            row["variant"] = kernels.choose(c, dict(types), features, kind).name
+            row["variant"] = kernels.choose(c, dict(types), features, family).name
         except ArgumentError as error:
             row["note"] = str(error)
         rows.append(row)

@@ -110,6 +110,7 @@ def _tokenizer(f: GGUFFile) -> dict[str, Any]:
 def _here(f: GGUFFile, select: str | None, context: int | None, kv_type: str) -> dict[str, Any]:
     """Whether the file would run on the selected device, with what memory and kernels; `error` says why not."""
     from flux_vk.gpu import select_device
+    from flux_vk.gpu.device import family_of
     from flux_vk.models import memory_needed, read_config
 
     found: dict[str, Any] = {"runs": False, "device": None, "error": None}
@@ -126,7 +127,7 @@ def _here(f: GGUFFile, select: str | None, context: int | None, kv_type: str) ->
         rows = STEP_ROWS.get(device["kind"], STEP_ROWS_GPU)
         found["memory"] = memory_needed(f, config, context, kv_type, rows)
         found |= {"context": context, "kv_type": kv_type, "free": _free(device["index"])}
-        found["kernels"] = _variants(f, device["features"], device["kind"], kv_type)
+        found["kernels"] = _variants(f, device["features"], family_of(device["kind"]), kv_type)
         needed = sum(found["memory"].values())
         found["runs"] = needed <= found["free"]
         if not found["runs"]:
@@ -144,7 +145,7 @@ def _free(index: int) -> int:
     return int(Device(index).memory()["free"])
 
 
-def _variants(f: GGUFFile, features: Iterable[str], kind: str, kv_type: str) -> dict[str, str]:
+def _variants(f: GGUFFile, features: Iterable[str], family: str, kv_type: str) -> dict[str, str]:
     """The variants of the kernels that depend on types: "matmul q4_k" -> "q4_k.lane"."""
     from flux_vk.gpu import kernels
 
@@ -152,11 +153,11 @@ def _variants(f: GGUFFile, features: Iterable[str], kind: str, kv_type: str) -> 
     types = dict.fromkeys(t.type for t in f.tensors.values() if len(t.shape) == 2)
     for name in types:
         c = kernels.contract("matmul")
-        found[f"matmul {name}"] = kernels.choose(c, {"w": name}, features, kind).name
+        found[f"matmul {name}"] = kernels.choose(c, {"w": name}, features, family).name
     embedding = f.tensors["token_embd.weight"].type
-    found[f"embed {embedding}"] = kernels.choose(kernels.contract("embed"), {"w": embedding}, features, kind).name
+    found[f"embed {embedding}"] = kernels.choose(kernels.contract("embed"), {"w": embedding}, features, family).name
     cache = {"kcache": kv_type, "vcache": kv_type}
-    found[f"attention {kv_type}"] = kernels.choose(kernels.contract("attention"), cache, features, kind).name
+    found[f"attention {kv_type}"] = kernels.choose(kernels.contract("attention"), cache, features, family).name
     return found
 
 

@@ -142,7 +142,7 @@ def _number(c: Contract, name: str, value: Any) -> Number:
 
 
 def _choose(device: BaseDevice, c: Contract, buffers: Mapping[str, Buffer]) -> Variant:
-    return kernels.choose(c, {n: b.dtype for n, b in buffers.items()}, device.features, device.kind)
+    return kernels.choose(c, {n: b.dtype for n, b in buffers.items()}, device.features, device.family)
 
 
 def _windows(device: BaseDevice, c: Contract, buffers: Mapping[str, Buffer]) -> list[tuple[Buffer | None, int]]:

@@ -76,6 +76,11 @@ def _open(info: dict[str, Any], known: bytes) -> Any:
         return make(info["index"], b"")
 
 
+def family_of(kind: str) -> str:
+    """The family of kernel shapes for a kind of device: "cpu" or "gpu" (FLUX_VK_FAMILY overrides)."""
+    return settings().family or ("cpu" if kind == "cpu" else "gpu")
+
+
 class BaseDevice:
     """What chains need of a device: limits, features, and buffers. `NullDevice` is the one without Vulkan."""
 
@@ -83,6 +88,11 @@ class BaseDevice:
     kind: str
     features: frozenset[str]
     limits: dict[str, Any]
+
+    @property
+    def family(self) -> str:
+        """Which kernel shapes suit the device: "cpu" or "gpu" (FLUX_VK_FAMILY overrides)."""
+        return family_of(self.kind)
 
     @property
     def alignment(self) -> int:

@@ -123,11 +123,11 @@ def _read_spirv(folder: Path, kernel: str, variant: str, otherwise: str) -> byte
 
 
 def choose(
-    c: Contract, dtypes: Mapping[str, str], features: Iterable[str], kind: str, defines: Mapping[str, int] | None = None
+    c: Contract, dtypes: Mapping[str, str], features: Iterable[str], family: str, defines: Mapping[str, int] | None = None
 ) -> Variant:
     """The variant for these binding dtypes on a device with these features.
 
-    Among those that fit, one that prefers the device's kind ("cpu" or "gpu") comes first, then one without preference.
+    Among those that fit, one that prefers the device's family ("cpu" or "gpu") comes first, then one without preference.
     Raises ArgumentError naming the dtypes, or the features that are missing.
     """
     left_out = {b.name for b in c.bindings if b.optional and b.name not in dtypes}
@@ -141,5 +141,4 @@ def choose(
     if not able:
         missing = sorted(set(typed[0].requires) - have)
         raise ArgumentError(f"kernel {c.name} ({typed[0].name}) needs {', '.join(missing)}, which this device lacks")
-    wanted = "cpu" if kind == "cpu" else "gpu"
-    return min(able, key=lambda v: (v.prefer != wanted, v.prefer is not None))
+    return min(able, key=lambda v: (v.prefer != family, v.prefer is not None))

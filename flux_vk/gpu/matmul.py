@@ -96,7 +96,7 @@ def matmul(
             )
     if variant is None:
         dtypes = {"w": w.dtype}
-        variant = kernels.choose(kernels.contract("matmul"), dtypes, chain.device.features, chain.device.kind).name
+        variant = kernels.choose(kernels.contract("matmul"), dtypes, chain.device.features, chain.device.family).name
     plan = pieces(r, n, k, variant.endswith(".lane")) if r else []
     step = chain.device.alignment // 4
     if len(plan) > 1 and (plan[0].stop * stride % step or plan[0].stop * x.shape[1] % step):

@@ -176,7 +176,7 @@ class Step:
             window=layer.window,
             HEAD_DIM=cfg.head_dim,
             GROUP=heads_per_workgroup(cfg.n_heads // cfg.n_kv_heads),
-            WG=CPU_THREADS if self.chain.device.kind == "cpu" else GPU_THREADS,
+            WG=CPU_THREADS if self.chain.device.family == "cpu" else GPU_THREADS,
             PS=kcache.shape[2],
             **place,
         )
