@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("model", nargs="?", type=_path, metavar="MODEL", help="GGUF file; default: the demo model")
     what = p.add_argument_group("prompt").add_mutually_exclusive_group()
-    what.add_argument("-p", "--prompt", metavar="TEXT")
+    what.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt")
     what.add_argument(
         "-f", "--file", type=text("a path, or - for standard input"), help="prompt from a file (- = standard input); "
         "one newline at its end is not part of the prompt",
