@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .generation import Generation as Generation
-    from .generation import Token as Token
+    from .loop import Token as Token
     from .model import Model as Model
-    from .model import Session as Session
     from .model import load as load
+    from .session import Session as Session
 
-_HOMES = {"Generation": "generation", "Model": "model", "Session": "model", "Token": "generation", "load": "model"}
+_HOMES = {"Generation": "generation", "Model": "model", "Session": "session", "Token": "loop", "load": "model"}
 __all__ = sorted(_HOMES)
 
 

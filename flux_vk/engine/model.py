@@ -9,6 +9,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
+from dataclasses import replace
+from operator import index
 from os import PathLike
 from types import TracebackType
 from typing import Any
@@ -18,14 +20,15 @@ import numpy.typing as npt
 
 from ..decode import SamplingParams
 from ..errors import ContextFull, FluxError, InputError, OutOfDeviceMemory, TokenizerError
-from ..formats.gguf import GGUFFile, open_gguf
+from ..formats.gguf import open_gguf
 from ..gpu import Device, Profile
 from ..models import ModelConfig, load_weights, memory_needed, read_config
 from ..text import ChatTemplate, Tokenizer
+from .buffers import Limits, check_kv_range
 from .generation import Generation
 from .pages import PAGE_SIZE
-from .runner import LOGITS_BYTES, Limits, Runner
-from .sequence import Sequence
+from .runner import Runner
+from .session import Session
 
 log = logging.getLogger("flux_vk.engine")
 
@@ -51,8 +54,8 @@ def load(
     sequences: how many may live at once (threads, sessions). They share a cache of `kv_tokens` (default: `context`).
     context_shift: at the end of the context recycle the oldest page (the first 32 tokens stay) instead of stopping.
     progress: called with (bytes loaded, bytes in all).
-    Raises GGUFError, ModelError, TokenizerError for the file; OutOfDeviceMemory, with needed and free bytes by part, before
-    anything is loaded; VulkanUnavailable, UnknownDevice.
+    Raises GGUFError, ModelError, TokenizerError for the file; OutOfDeviceMemory, with needed and free bytes by part,
+    before anything is loaded; VulkanUnavailable, UnknownDevice.
     """
     started = time.perf_counter()
     if kv_type not in ("f16", "f32"):
@@ -61,10 +64,13 @@ def load(
         config = read_config(file)
         limits = _limits(config, context, kv_type, sequences, kv_tokens, context_shift)
         dev = device if isinstance(device, Device) else Device(device)
-        if dev.kind != "cpu":
-            limits = Limits(**{**vars(limits), "max_rows": 256})
+        if dev.family != "cpu":
+            limits = replace(limits, max_rows=256)
         tokenizer = Tokenizer.from_gguf(file)
-        parts = memory_needed(file, config, limits.kv_tokens, kv_type, limits.max_rows, _logit_rows(config, limits))
+        parts = memory_needed(
+            file, config, limits.kv_tokens, kv_type, limits.max_rows, limits.logit_rows(config.vocab_size)
+        )
+        check_kv_range(dev, config, limits)
         check_fit(dev, str(path), parts, limits)
         try:
             template: ChatTemplate | None = ChatTemplate.from_gguf(file)
@@ -96,10 +102,6 @@ def _limits(
     return Limits(context, tokens, sequences, kv_type, max_rows=64, context_shift=shift)
 
 
-def _logit_rows(config: ModelConfig, limits: Limits) -> int:
-    return max(1, min(limits.max_rows, LOGITS_BYTES // (4 * config.vocab_size)))
-
-
 def check_fit(device: Device, path: str, parts: Mapping[str, int], limits: Limits) -> None:
     """Raises OutOfDeviceMemory where the parts exceed what the device has free, saying what would make it fit."""
     free = device.memory()["free"]
@@ -107,72 +109,23 @@ def check_fit(device: Device, path: str, parts: Mapping[str, int], limits: Limit
     if needed <= free:
         return
     shown = ", ".join(f"{name} {n / 1e6:.0f} MB" for name, n in parts.items())
-    rest = free - parts["weights"] - parts["activations"]
-    per_token = parts["kv"] / max(limits.kv_tokens, 1)
-    if rest > per_token * PAGE_SIZE:
-        hint = f"a context of {int(rest / per_token) // PAGE_SIZE * PAGE_SIZE} tokens would fit"
-    else:
-        hint = "take a smaller or more strongly quantised model, or another device"
     raise OutOfDeviceMemory(
-        f"{path} needs {needed / 1e6:.0f} MB on {device.name} ({shown}), and {free / 1e6:.0f} MB are free; {hint}"
+        f"{path} needs {needed / 1e6:.0f} MB on {device.name} ({shown}), and {free / 1e6:.0f} MB are free; "
+        f"{_fitting(free - parts['weights'] - parts['activations'], parts['kv'], limits)}"
     )
 
 
-class Session:
-    """A conversation that keeps its keys and values between generations: only what is new in a prompt is run.
-
-    One generation at a time. Close it (or use `with`) to give its pages back.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._sequence: Sequence | None = model.runner.open_sequence(timeout=60)
-
-    @property
-    def sequence(self) -> Sequence:
-        """The sequence behind the session. Raises FluxError after close()."""
-        if self._sequence is None:
-            raise FluxError("the session is closed; make a new one with model.session()")
-        return self._sequence
-
-    @property
-    def cached_tokens(self) -> list[int]:
-        """Tokens whose keys and values are kept."""
-        return list(self.sequence.cached)
-
-    def prefill(self, ids: Seq[int]) -> npt.NDArray[np.float32]:
-        """Run tokens behind those that are kept; the logits after the last one, float32 [vocabulary].
-
-        Raises InputError for no ids or ids outside the vocabulary, ContextFull at the limit.
-        """
-        model, sequence = self._model, self.sequence
-        ids = model.checked_ids([int(i) for i in ids])
-        if not ids:
-            raise InputError("prefill of no tokens; expected at least one")
-        model.check_room(sequence.length + len(ids))
-        runner, done = model.runner, 0
-        while done < len(ids) - 1:
-            n = runner.chunk(sequence, len(ids) - 1 - done, runner.limits.max_rows)
-            runner.prefill(sequence, ids[done : done + n])
-            done += n
-        logits = runner.prefill(sequence, ids[-1:], logits=True)
-        assert logits is not None
-        return np.asarray(logits[0])
-
-    def decode_step(self, token: int) -> npt.NDArray[np.float32]:
-        """Run one token behind those that are kept; its logits, float32 [vocabulary]. For loops that choose by themselves."""
-        return self.prefill([token])
-
-    def close(self) -> None:
-        if self._sequence is not None:
-            self._model.runner.close_sequence(self._sequence)
-            self._sequence = None
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+def _fitting(room: int, kv: int, limits: Limits) -> str:
+    """What would make a model fit whose keys and values may take `room` bytes."""
+    tokens = int(room / (kv / max(limits.kv_tokens, 1))) // PAGE_SIZE * PAGE_SIZE
+    context = min(limits.context, tokens - PAGE_SIZE * (limits.sequences - 1))
+    if context == limits.context:
+        return f"kv_tokens={tokens} would fit"
+    if context >= PAGE_SIZE:
+        return f"a context of {context} tokens would fit"
+    if tokens >= PAGE_SIZE:
+        return f"a context of {min(tokens, limits.context)} tokens with sequences=1 would fit"
+    return "take a smaller or more strongly quantised model, or another device"
 
 
 class Model:
@@ -217,7 +170,7 @@ class Model:
             if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_id:
                 ids = ids[1:]  # a chat template wrote the token that the tokenizer adds too
         else:
-            ids = [int(i) for i in prompt]
+            ids = self.checked_ids(prompt)
         if not ids:
             bos = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
             if bos is None:
@@ -225,12 +178,16 @@ class Model:
             ids = [bos]
         return self.checked_ids(ids)
 
-    def checked_ids(self, ids: list[int]) -> list[int]:
-        """The ids themselves. Raises InputError for one outside the vocabulary."""
-        for i in ids:
+    def checked_ids(self, ids: Seq[int]) -> list[int]:
+        """The ids as a list. Raises InputError for what is no id of the vocabulary."""
+        try:
+            found = [index(i) for i in ids]
+        except TypeError as error:
+            raise InputError(f"token ids: {error}; expected whole numbers, or a text as the prompt") from None
+        for i in found:
             if not 0 <= i < self.config.vocab_size:
                 raise InputError(f"token id {i} is outside the vocabulary; expected 0 to {self.config.vocab_size - 1}")
-        return ids
+        return found
 
     def start(
         self,
@@ -263,7 +220,7 @@ class Model:
 
     def logits(self, ids: Seq[int]) -> npt.NDArray[np.float32]:
         """Logits after every token: float32 [len(ids), vocabulary]. Raises InputError, ContextFull."""
-        ids = self.checked_ids([int(i) for i in ids])
+        ids = self.checked_ids(ids)
         self.check_room(len(ids))
         out = np.empty((len(ids), self.config.vocab_size), np.float32)
         for first, rows in self._logit_chunks(ids):
@@ -275,7 +232,7 @@ class Model:
 
         Longer texts than the context are cut into windows of `context` tokens; a window's first token is not scored.
         """
-        ids = self.checked_ids([int(i) for i in ids])
+        ids = self.checked_ids(ids)
         if len(ids) < 2:
             raise InputError(f"perplexity of {len(ids)} tokens; expected at least 2")
         total, count = 0.0, 0
@@ -341,4 +298,4 @@ class Model:
         return f"Model({self.config.arch} {self.config.name!r} on {self.device.name})"
 
 
-__all__ = ["GGUFFile", "Model", "Session", "check_fit", "load"]
+__all__ = ["Model", "Session", "check_fit", "load"]

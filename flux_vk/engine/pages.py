@@ -33,8 +33,8 @@ class PagePool:
         """One page. Raises ContextFull when every page is in use."""
         if not self._free:
             raise ContextFull(
-                f"all {self.n_pages} KV pages of {PAGE_SIZE} tokens are in use by running sequences; close one, or load "
-                "the model with a larger kv_tokens"
+                f"all {self.n_pages} KV pages of {PAGE_SIZE} tokens are in use by running sequences; close one, or "
+                "load the model with a larger kv_tokens"
             )
         page = self._free.pop()
         self._used.add(page)
@@ -57,6 +57,7 @@ class PageTable:
     sinks: int = 0  # pages at the front that are never dropped
     entries: list[int] = field(default_factory=list)
     dropped: int = 0
+    version: int = 0  # changes with every edit, so that a copy elsewhere (the device's) can tell whether it is stale
 
     def entry_of(self, position: int) -> int:
         """Index of the entry that holds an absolute position."""
@@ -78,6 +79,7 @@ class PageTable:
                 self.entries.append(self.entries.pop(self.sinks))
                 self.dropped += 1
                 moved = True
+            self.version += 1
         return moved
 
     def truncate(self, length: int) -> None:
@@ -87,6 +89,7 @@ class PageTable:
         for page in self.entries[pages_for(length) :]:
             self.pool.give(page)
         del self.entries[pages_for(length) :]
+        self.version += 1
 
     def release(self) -> None:
         """Return every page."""
@@ -94,3 +97,4 @@ class PageTable:
             self.pool.give(page)
         self.entries.clear()
         self.dropped = 0
+        self.version += 1

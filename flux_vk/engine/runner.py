@@ -1,43 +1,31 @@
-"""Runs steps of one model on one device: the recorded chains, the KV cache, the buffers that steps read and write.
+"""Runs steps of one model on one device: the recorded chains, and what has to be written before each is submitted.
 
 Not for: text, stop rules, timings (generation.py). One step is prepared and submitted at a time, under `lock`.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..decode import SamplerState, SamplingParams, add_sampling
-from ..errors import ModelError
-from ..gpu import Arena, Buffer, Chain, Device, Profile, Recorded
-from ..models import ModelConfig, StepIO, Weights, build_step
+from ..errors import FluxError, VulkanError
+from ..gpu import Chain, Device, Profile, Recorded
+from ..models import ModelConfig, Weights, build_step
+from .buffers import EngineBuffers, Limits
 from .pages import PAGE_SIZE, PagePool, pages_for
 from .sequence import Sequence, Slots
 
-LOGITS_BYTES = 64 << 20  # most that logits of one step may take
-MAX_CHAINS = 48
-RING = 256
-HISTORY = 1024  # tokens a penalty can look back on
+log = logging.getLogger("flux_vk.engine")
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What a runner is sized for. context: tokens of one sequence; kv_tokens: of all together."""
-
-    context: int
-    kv_tokens: int
-    sequences: int
-    kv_type: str
-    max_rows: int
-    context_shift: bool
-    sinks: int = 1  # pages kept when the context is shifted
+PREFILL_CHAINS = 48  # kept recorded; the decode chains of all slots are kept besides
 
 
 class Runner:
@@ -46,7 +34,6 @@ class Runner:
     def __init__(self, device: Device, config: ModelConfig, weights: Weights, limits: Limits) -> None:
         self.device = device
         self.config = config
-        self.weights = weights
         self.limits = limits
         self.lock = threading.RLock()
         self.depth = 1 if device.kind == "cpu" else 2  # decode steps in flight
@@ -54,80 +41,43 @@ class Runner:
         entries = pages_for(limits.context)
         sinks = min(limits.sinks, max(entries - 2, 0)) if limits.context_shift else 0
         self.slots = Slots(limits.sequences, self.pool, entries, sinks)
-        self.max_logits = max(1, min(limits.max_rows, LOGITS_BYTES // (4 * config.vocab_size)))
-        self._arena = Arena(device)
+        self.max_logits = limits.logit_rows(config.vocab_size)
         self._chains: OrderedDict[tuple[Any, ...], Recorded] = OrderedDict()
-        self._make_buffers(entries)
+        self._buffers: EngineBuffers | None = EngineBuffers(device, config, weights, limits)
 
-    def _make_buffers(self, entries: int) -> None:
-        device, limits, config = self.device, self.limits, self.config
-        shape = (self.pool.n_pages, config.n_kv_heads, PAGE_SIZE, config.head_dim)
-        page_bytes = int(np.prod(shape[1:])) * (2 if limits.kv_type == "f16" else 4)
-        if page_bytes * shape[0] > device.max_range:
-            most = device.max_range // page_bytes * PAGE_SIZE
-            raise ModelError(
-                f"a KV cache of {limits.kv_tokens} tokens needs {page_bytes * shape[0]} bytes a layer, and this device "
-                f"binds at most {device.max_range}; use a context of at most {most} tokens"
-            )
-        self.kcache = [device.empty(shape, limits.kv_type) for _ in range(config.n_layers)]
-        self.vcache = [device.empty(shape, limits.kv_type) for _ in range(config.n_layers)]
-        for cache in (*self.kcache, *self.vcache):
-            if cache.memory.host is None:
-                chain = Chain(device, name="clear KV")
-                chain.fill(dst=cache)
-                chain.run()
-        rows = limits.max_rows
-        self.ids = device.host((rows,), "u32")
-        self.pos = device.host((rows,), "u32")
-        self.slot = device.host((rows,), "u32")
-        self.logit_rows = device.host((rows,), "u32")
-        self.last_pos = device.host((1,), "u32")
-        self.pages = device.zeros((limits.sequences, max(entries, 1)), "u32")
-        self.slot_info = device.zeros((limits.sequences, 4), "u32")
-        self._host_pages = np.zeros((limits.sequences, max(entries, 1)), np.uint32)
-        self._host_info = np.zeros((limits.sequences, 4), np.uint32)
-        step = device.alignment // 4
-        numbers = np.zeros((limits.sequences, step), np.uint32)
-        numbers[:, 0] = np.arange(limits.sequences)
-        self._slot_numbers = device.array(numbers)  # row s holds the number s, each row bindable by itself
-        self.logits = device.empty((self.max_logits, config.vocab_size))
-        self.sampler = SamplerState(
-            device, slots=limits.sequences, vocab=config.vocab_size, history=min(limits.context, HISTORY), ring=RING
-        )
+    @property
+    def buffers(self) -> EngineBuffers:
+        """The device memory. Raises FluxError after close()."""
+        if self._buffers is None:
+            raise FluxError("the model is closed; load it again")
+        return self._buffers
+
+    @property
+    def sampler(self) -> SamplerState:
+        return self.buffers.sampler
 
     # -- chains ---------------------------------------------------------------------------------------------------
 
-    def _io(self, rows: int, n_logits: int, ids: Buffer, pos: Buffer, slot: Buffer) -> StepIO:
-        return StepIO(
-            ids=ids, pos=pos, slot=slot, logit_rows=self.logit_rows.rows(0, max(n_logits, 1)), pages=self.pages,
-            slot_info=self.slot_info, kcache=self.kcache, vcache=self.vcache,
-            logits=self.logits.rows(0, max(n_logits, 1)),
-        )  # fmt: skip
-
     def prefill_chain(self, rows: int, n_logits: int, sample: bool, logprobs: bool = False) -> Chain:
         """A chain for `rows` prompt rows: the forward step, logits of `n_logits` rows, and sampling from the last."""
-        chain = Chain(self.device, self._arena, name=f"prefill of {rows}")
-        io = self._io(
-            rows, n_logits, self.ids.rows(0, rows), self.pos.rows(0, rows), self.slot.rows(0, rows)
-        )
-        build_step(chain, self.config, self.weights, io, rows=rows, n_logits=n_logits)
+        b = self.buffers
+        chain = Chain(self.device, b.arena, name=f"prefill of {rows}")
+        io = b.step_io(b.ids.rows(0, rows), b.pos.rows(0, rows), b.slot.rows(0, rows), n_logits)
+        build_step(chain, self.config, b.weights, io, rows=rows, n_logits=n_logits)
         if sample:
-            row_slot = self.slot.rows(0, 1)
-            add_sampling(chain, self.sampler, io.logits, row_slot, self.last_pos, n=1, logprobs=logprobs)
+            add_sampling(chain, b.sampler, io.logits, b.slot.rows(0, 1), b.last_pos, n=1, logprobs=logprobs)
         return chain
 
     def decode_chain(self, slot: int, logprobs: bool = False) -> Chain:
         """A chain for the next token of one slot: it reads its token and position from the device and advances them."""
-        chain = Chain(self.device, self._arena, name="decode step")
-        number = self._slot_numbers.rows(slot, slot + 1).cast("u32")
-        number = Buffer(number.device, number.memory, number.offset, 4, "u32", (1,))
+        b = self.buffers
+        chain = Chain(self.device, b.arena, name="decode step")
+        number = b.slot_number(slot)
         ids, pos = chain.scratch((1,), "u32"), chain.scratch((1,), "u32")
-        chain.fetch_rows(
-            slot=number, slot_token=self.sampler.slot_token, slot_pos=self.sampler.slot_pos, ids=ids, pos=pos
-        )
-        io = self._io(1, 1, ids, pos, number)
-        build_step(chain, self.config, self.weights, io, rows=1, n_logits=1)
-        add_sampling(chain, self.sampler, io.logits, number, pos, n=1, logprobs=logprobs)
+        chain.fetch_rows(slot=number, slot_token=b.sampler.slot_token, slot_pos=b.sampler.slot_pos, ids=ids, pos=pos)
+        io = b.step_io(ids, pos, number, 1)
+        build_step(chain, self.config, b.weights, io, rows=1, n_logits=1)
+        add_sampling(chain, b.sampler, io.logits, number, pos, n=1, logprobs=logprobs)
         return chain
 
     def _recorded(self, key: tuple[Any, ...]) -> Recorded:
@@ -138,7 +88,7 @@ class Runner:
             else:
                 found = self.prefill_chain(*key[1:]).record()
             self._chains[key] = found
-            while len(self._chains) > MAX_CHAINS:
+            while len(self._chains) > PREFILL_CHAINS + 2 * self.limits.sequences:
                 _, old = self._chains.popitem(last=False)
                 old.wait()
         self._chains.move_to_end(key)
@@ -146,17 +96,14 @@ class Runner:
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
-    def _sync_table(self, sequence: Sequence) -> None:
+    def _reach(self, sequence: Sequence, position: int) -> None:
+        """Give a position its page, here and in the device's copy of the page table."""
         table = sequence.table
-        state = (len(table.entries), table.dropped)
-        if state == sequence.synced:
-            return
-        s = sequence.slot
-        self._host_pages[s, : len(table.entries)] = table.entries
-        self._host_info[s, :2] = (table.sinks, table.dropped)
-        self.pages.write(self._host_pages)
-        self.slot_info.write(self._host_info)
-        sequence.synced = state
+        if table.reach(position, self.limits.context_shift):
+            self._drain()
+        if table.version != sequence.synced:
+            self.buffers.write_table(sequence.slot, table)
+            sequence.synced = table.version
 
     def chunk(self, sequence: Sequence, left: int, most: int) -> int:
         """Rows of the next prefill step. Where pages will be dropped, a step ends with its page, so that what a token
@@ -176,37 +123,32 @@ class Runner:
         Raises ContextFull, DeviceLost.
         """
         with self.lock:
-            n, start = len(ids), sequence.length
-            if sequence.table.reach(start + n - 1, self.limits.context_shift):
-                self._drain()
-            self._sync_table(sequence)
-            self.ids.view()[:n] = ids
-            self.pos.view()[:n] = np.arange(start, start + n, dtype=np.uint32)
-            self.slot.view()[:n] = sequence.slot
-            self.last_pos.view()[0] = start + n - 1
+            b, n, start = self.buffers, len(ids), sequence.length
+            self._reach(sequence, start + n - 1)
+            b.ids.view()[:n] = ids
+            b.pos.view()[:n] = np.arange(start, start + n, dtype=np.uint32)
+            b.slot.view()[:n] = sequence.slot
+            b.last_pos.view()[0] = start + n - 1
+            b.logit_row.view()[0] = n - 1
             n_logits = n if logits else 1 if sample else 0
-            if n_logits and not logits:
-                self.logit_rows.view()[0] = n - 1
             step = self._recorded(("prefill", n, n_logits, sample, sample and logprobs))
             step.submit()
             step.wait()
             sequence.cached.extend(ids)
-            return self.logits.rows(0, n).numpy() if logits else None
+            return b.logits.rows(0, n).numpy() if logits else None
 
     def start_decode(self, sequence: Sequence, ahead: int, logprobs: bool) -> None:
         """Submit one decode step, `ahead` positions behind the last known token. Raises ContextFull at the limit."""
         with self.lock:
-            position = sequence.length + ahead
-            if sequence.table.reach(position, self.limits.context_shift):
-                self._drain()
-            self._sync_table(sequence)
+            self._reach(sequence, sequence.length + ahead)
             self._recorded(("decode", sequence.slot, logprobs)).submit()
 
     def finish_decode(self, sequence: Sequence, logprobs: bool) -> None:
         """Wait for the oldest decode step of this sequence that is in flight."""
         with self.lock:
-            step = self._recorded(("decode", sequence.slot, logprobs))
-        step.wait_oldest()
+            step = self._chains.get(("decode", sequence.slot, logprobs))
+        if step is not None:  # else it was waited for when the chain was dropped
+            step.wait_oldest()
 
     def drain_decode(self, sequence: Sequence) -> None:
         """Wait for all decode steps of this sequence."""
@@ -216,7 +158,7 @@ class Runner:
             recorded.wait()
 
     def _drain(self) -> None:
-        for recorded in self._chains.values():
+        for recorded in list(self._chains.values()):
             recorded.wait()
 
     def set_sampling(self, sequence: Sequence, params: SamplingParams, history: Seq[int]) -> None:
@@ -225,36 +167,59 @@ class Runner:
             self._drain()
             self.sampler.set_slot(sequence.slot, params, list(history), len(history))
 
+    # -- sequences ------------------------------------------------------------------------------------------------
+
     def open_sequence(self, timeout: float | None = None) -> Sequence:
         """A new sequence; waits while all slots are taken."""
-        return self.slots.acquire(timeout)
+        sequence = self.slots.acquire(timeout)
+        assert sequence is not None, "only a cancelled caller gets none"
+        return sequence
+
+    def try_open(self, cancelled: Callable[[], bool]) -> Sequence | None:
+        """A new sequence; waits while all slots are taken, until `cancelled` (then None)."""
+        return self.slots.acquire(None, cancelled)
 
     def close_sequence(self, sequence: Sequence) -> None:
-        """Give back a sequence's slot and pages."""
-        self.drain_decode(sequence)
+        """Give back a sequence's slot and pages. Never fails: a device that was lost has told so already."""
+        self.settle(sequence)
         with self.lock:
             self.slots.release(sequence)
+
+    def settle(self, sequence: Sequence) -> None:
+        """Wait for decode steps whose results nobody wants, whatever comes of them."""
+        try:
+            self.drain_decode(sequence)
+        except VulkanError as error:
+            log.debug("a step that was thrown away failed: %s", error)
+
+    # -- figures --------------------------------------------------------------------------------------------------
 
     def profile_prefill(self, rows: int, repeat: int = 1) -> Profile:
         """Times of a prefill of `rows` rows by kernel (on whatever the buffers hold)."""
         with self.lock:
             self._drain()
-            self.ids.view()[:rows] = 0
-            self.pos.view()[:rows] = np.arange(rows, dtype=np.uint32)
-            self.slot.view()[:rows] = 0
+            b = self.buffers
+            b.ids.view()[:rows] = 0
+            b.pos.view()[:rows] = np.arange(rows, dtype=np.uint32)
+            b.slot.view()[:rows] = 0
+            b.logit_row.view()[0] = rows - 1
             return self.prefill_chain(rows, 1, False).profile(repeat)
 
     def profile_decode(self, sequence: Sequence, repeat: int = 1) -> Profile:
         """Times of a decode step by kernel. Advances the sequence's device state."""
         with self.lock:
             self._drain()
-            sequence.table.reach(sequence.length + repeat)
-            self._sync_table(sequence)
+            self._reach(sequence, sequence.length + repeat)
             return self.decode_chain(sequence.slot).profile(repeat)
 
     def close(self) -> None:
-        """Wait for everything and let go of chains and buffers."""
+        """Wait for everything and let go of chains and memory, even where someone still holds this runner."""
         self.slots.close()
         with self.lock:
-            self._drain()
+            for recorded in self._chains.values():
+                try:
+                    recorded.wait()
+                except VulkanError as error:
+                    log.debug("closing: %s", error)
             self._chains.clear()
+            self._buffers = None

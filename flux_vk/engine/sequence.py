@@ -6,6 +6,7 @@ Not for: running steps (runner.py).
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..errors import FluxError
@@ -19,7 +20,7 @@ class Sequence:
     slot: int
     table: PageTable
     cached: list[int] = field(default_factory=list)
-    synced: tuple[int, int] = (-1, -1)  # (entries, dropped) that the device's page table has
+    synced: int = -1  # version of the page table that the device has
 
     @property
     def length(self) -> int:
@@ -57,22 +58,35 @@ class Slots:
         self._changed = threading.Condition()
         self._closed = False
 
-    def acquire(self, timeout: float | None = None) -> Sequence:
-        """A fresh sequence. Blocks while all slots are taken; FluxError after `timeout` seconds or when closed."""
+    def acquire(self, timeout: float | None = None, cancelled: Callable[[], bool] = lambda: False) -> Sequence | None:
+        """A fresh sequence. Blocks while all slots are taken; None when `cancelled()` (asked again at every `wake`).
+
+        FluxError after `timeout` seconds or when closed.
+        """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._free or self._closed, timeout):
+            if not self._changed.wait_for(lambda: self._free or self._closed or cancelled(), timeout):
                 raise FluxError(f"all {self.n} sequences are in use; close a session or load with more sequences")
             if self._closed:
                 raise FluxError("the model is closed; load it again")
+            if cancelled():
+                return None
             slot = self._free.pop()
         return Sequence(slot, PageTable(self._pool, self._max_entries, self._sinks))
 
-    def release(self, sequence: Sequence) -> None:
+    def wake(self) -> None:
+        """Let those who wait ask whether they are cancelled."""
         with self._changed:
+            self._changed.notify_all()
+
+    def release(self, sequence: Sequence) -> None:
+        """Give back a sequence's slot and pages; each sequence exactly once."""
+        with self._changed:
+            if sequence.slot in self._free:
+                raise ValueError(f"slot {sequence.slot} is not in use")
             sequence.table.release()
             sequence.cached.clear()
             self._free.append(sequence.slot)
-            self._changed.notify()
+            self._changed.notify_all()
 
     @property
     def in_use(self) -> int:

@@ -1,0 +1,106 @@
+"""The device memory of a runner: KV pages, rows that a step reads, page tables, logits, the sampler's state.
+
+Not for: what is written into it (runner.py) or how much of it is free (pages.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..decode import SamplerState
+from ..errors import ModelError
+from ..gpu import Arena, Buffer, Chain, Device
+from ..models import ModelConfig, StepIO, Weights
+from .pages import PAGE_SIZE, PageTable, pages_for
+
+LOGITS_BYTES = 64 << 20  # most that logits of one step may take
+RING = 256
+HISTORY = 1024  # tokens a penalty can look back on
+MIN_HISTORY = 256  # even in a smaller context
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a runner is sized for. context: tokens of one sequence; kv_tokens: of all together."""
+
+    context: int
+    kv_tokens: int
+    sequences: int
+    kv_type: str
+    max_rows: int
+    context_shift: bool
+    sinks: int = 1  # pages kept when the context is shifted
+
+    @property
+    def history(self) -> int:
+        """Tokens a penalty can look back on."""
+        return HISTORY if self.context_shift else max(MIN_HISTORY, min(self.context, HISTORY))
+
+    def logit_rows(self, vocab: int) -> int:
+        """Rows whose logits one step can give."""
+        return max(1, min(self.max_rows, LOGITS_BYTES // (4 * vocab)))
+
+
+def check_kv_range(device: Device, config: ModelConfig, limits: Limits) -> None:
+    """Raises ModelError where a layer's keys (or values) are more than the device can bind as one range."""
+    page = PAGE_SIZE * config.n_kv_heads * config.head_dim * (2 if limits.kv_type == "f16" else 4)
+    if page * pages_for(limits.kv_tokens) > device.max_range:
+        most = device.max_range // page * PAGE_SIZE
+        raise ModelError(
+            f"a KV cache of {limits.kv_tokens} tokens needs {page * pages_for(limits.kv_tokens)} bytes a layer, and "
+            f"{device.name} binds at most {device.max_range}; use at most {most} tokens (context, kv_tokens)"
+        )
+
+
+class EngineBuffers:
+    """Everything of a runner that lives on the device. Letting go of it gives the memory back.
+
+    Raises ModelError where the cache cannot be bound, OutOfDeviceMemory where the device refuses an allocation.
+    """
+
+    def __init__(self, device: Device, config: ModelConfig, weights: Weights, limits: Limits) -> None:
+        check_kv_range(device, config, limits)
+        self.weights = weights
+        self.arena = Arena(device)
+        shape = (pages_for(limits.kv_tokens), config.n_kv_heads, PAGE_SIZE, config.head_dim)
+        self.kcache = [device.empty(shape, limits.kv_type) for _ in range(config.n_layers)]
+        self.vcache = [device.empty(shape, limits.kv_type) for _ in range(config.n_layers)]
+        for cache in (*self.kcache, *self.vcache):
+            if cache.memory.host is None:
+                chain = Chain(device, name="clear KV")
+                chain.fill(dst=cache)
+                chain.run()
+        rows, slots = limits.max_rows, limits.sequences
+        self.ids = device.host((rows,), "u32")
+        self.pos = device.host((rows,), "u32")
+        self.slot = device.host((rows,), "u32")
+        self.logit_row = device.host((1,), "u32")
+        self.last_pos = device.host((1,), "u32")
+        self.pages = device.zeros((slots, pages_for(limits.context)), "u32")
+        self.slot_info = device.zeros((slots, 4), "u32")
+        numbers = np.zeros((slots, device.alignment // 4), np.uint32)
+        numbers[:, 0] = np.arange(slots)
+        self._slot_numbers = device.array(numbers)  # row s begins with the number s, each row bindable by itself
+        self.logits = device.empty((limits.logit_rows(config.vocab_size), config.vocab_size))
+        self.sampler = SamplerState(device, slots=slots, vocab=config.vocab_size, history=limits.history, ring=RING)
+
+    def slot_number(self, slot: int) -> Buffer:
+        """A buffer u32[1] that holds the slot's number."""
+        row = self._slot_numbers.rows(slot, slot + 1)
+        return Buffer(row.device, row.memory, row.offset, 4, "u32", (1,))
+
+    def step_io(self, ids: Buffer, pos: Buffer, slot: Buffer, n_logits: int) -> StepIO:
+        """The buffers of a forward step over these rows with n_logits rows of logits."""
+        return StepIO(
+            ids=ids, pos=pos, slot=slot, logit_rows=self.logit_row, pages=self.pages, slot_info=self.slot_info,
+            kcache=self.kcache, vcache=self.vcache, logits=self.logits.rows(0, max(n_logits, 1)),
+        )  # fmt: skip
+
+    def write_table(self, slot: int, table: PageTable) -> None:
+        """Bring a slot's row of the page tables up to date. No step of this slot may be running where pages moved."""
+        row = np.zeros(self.pages.shape[1], np.uint32)
+        row[: len(table.entries)] = table.entries
+        self.pages.rows(slot, slot + 1).write(row)
+        self.slot_info.rows(slot, slot + 1).write(np.array([table.sinks, table.dropped, 0, 0], np.uint32))
