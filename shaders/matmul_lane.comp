@@ -69,7 +69,7 @@ void main() {
         uint end = min(b8 + 8u, nb);
         for (uint b = b8; b < end; b += Q_STEP) {
             QPart part[RL];
-            [[unroll]] for (uint n = 0u; n < RL; n++) part[n] = q_part(row[n], nb, b);
+            [[unroll]] for (uint n = 0u; n < RL; n++) part[n] = q_part(row[n], K, b);
             Eight xs[NT];
             float sums[NT];                              // of what a lane has loaded
             [[unroll]] for (uint t = 0u; t < NT; t++) {

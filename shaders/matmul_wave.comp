@@ -41,7 +41,7 @@ void main() {
             high[t] = activations(x_row[t], b * 32u + 16u + i * 4u);
         }
         [[unroll]] for (uint n = 0u; n < NR; n++) {
-            QEight q = q_read(min(n0 + n, p.N - 1u) * stride, nb, b, i);
+            QEight q = q_read(min(n0 + n, p.N - 1u) * stride, p.K, b, i);
 #if Q_FLOAT
             if (b * 32u + i * 4u >= p.K) q.low = vec4(0.0);
             if (b * 32u + 16u + i * 4u >= p.K) q.high = vec4(0.0);

@@ -23,24 +23,30 @@ vec4 q_stored(uint word) {
 #endif
 }
 
-// row: first word of the row; nb: sub-blocks in a row; b: sub-block; i: which quarter.
-QEight q_read(uint row, uint nb, uint b, uint i) {
+// row: first word of the row; k: weights in a row; b: sub-block; i: which quarter. Of a last sub-block that is not full
+// (floats only), what lies past the row's end is not read: those values are some others of the row.
+QEight q_read(uint row, uint k, uint b, uint i) {
+    uint nb = q_blocks(k);
     QEight r;
     r.scale = vec2(1.0);
     r.minimum = vec2(0.0);
 #if QTYPE == F32
-    uint at = row + b * 32u + i * 4u;
+    uint last = (q_stride(k) >> 2) - 4u, at = row + min(b * 32u + i * 4u, last);
     r.low = uintBitsToFloat(uvec4(w[at], w[at + 1u], w[at + 2u], w[at + 3u]));
-    r.high = uintBitsToFloat(uvec4(w[at + 16u], w[at + 17u], w[at + 18u], w[at + 19u]));
-#elif QTYPE == F16
-    uint at = row + b * 16u + i * 2u;
-    r.low = vec4(unpackHalf2x16(w[at]), unpackHalf2x16(w[at + 1u]));
-    r.high = vec4(unpackHalf2x16(w[at + 8u]), unpackHalf2x16(w[at + 9u]));
-#elif QTYPE == BF16
-    uint at = row + b * 16u + i * 2u;
-    uvec2 l = uvec2(w[at], w[at + 1u]), h = uvec2(w[at + 8u], w[at + 9u]);
+    at = row + min(b * 32u + 16u + i * 4u, last);
+    r.high = uintBitsToFloat(uvec4(w[at], w[at + 1u], w[at + 2u], w[at + 3u]));
+#elif Q_FLOAT
+    uint last = (q_stride(k) >> 2) - 2u, at = row + min(b * 16u + i * 2u, last);
+    uvec2 l = uvec2(w[at], w[at + 1u]);
+    at = row + min(b * 16u + 8u + i * 2u, last);
+    uvec2 h = uvec2(w[at], w[at + 1u]);
+#if QTYPE == F16
+    r.low = vec4(unpackHalf2x16(l.x), unpackHalf2x16(l.y));
+    r.high = vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y));
+#else
     r.low = uintBitsToFloat(uvec4(l.x << 16, l.x & 0xffff0000u, l.y << 16, l.y & 0xffff0000u));
     r.high = uintBitsToFloat(uvec4(h.x << 16, h.x & 0xffff0000u, h.y << 16, h.y & 0xffff0000u));
+#endif
 #else
     uint low = 0u, high = 0u;
 #if QTYPE == Q8_0

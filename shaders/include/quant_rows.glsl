@@ -81,13 +81,16 @@ uvec4 q_load16(uint at) {
 uvec2 q_load8(uint at) { return q_words(w8[at]); }
 
 // row: start of the row in 16-byte units; b: first sub-block, a multiple of Q_STEP. Past the last sub-block (an odd
-// count) it reads what follows in the row: zero scales, and the caller makes the activations zero.
-QPart q_part(uint row, uint nb, uint b) {
+// count) or the end of a row of floats it takes anything else of the row: scales there are zero, and the caller makes the
+// activations zero.
+QPart q_part(uint row, uint k, uint b) {
+    uint nb = q_blocks(k);
     QPart r;
 #if Q_FLOAT
-    [[unroll]] for (uint j = 0u; j < Q_WORDS; j++) r.qs[j] = q_load16(row + b * Q_WORDS + j);
+    uint last = (q_stride(k) >> 4) - 1u;
+    [[unroll]] for (uint j = 0u; j < Q_WORDS; j++) r.qs[j] = q_load16(row + min(b * Q_WORDS + j, last));
 #elif QTYPE == Q8_0
-    [[unroll]] for (uint j = 0u; j < Q_WORDS; j++) r.qs[j] = q_load16(row + b * 2u + j);
+    [[unroll]] for (uint j = 0u; j < Q_WORDS; j++) r.qs[j] = q_load16(row + min(b * 2u + j, nb * 2u));
 #elif Q_HAS_NIBBLES
     r.qs[0] = q_load16(row + b);
     r.qs[1] = q_load16(row + b + 1u);

@@ -102,6 +102,28 @@ def test_row_counts(device: Device, rng: np.random.Generator, variant: str, n: i
     assert nmse(run(device, variant, raw, (n, k), x), reference(values(raw, dtype, (n, k)), x)) < LIMIT
 
 
+@pytest.mark.parametrize("variant", ["q4_0.lane", "q4_0.wave", "f16.lane", "f16.wave"])
+@pytest.mark.parametrize("spec", [(8, 8, 2), (8, 16, 1), (32, 4, 1), (32, 2, 8), (64, 1, 4), (64, 32, 1)])
+def test_shapes_of_a_workgroup(
+    device: Device, rng: np.random.Generator, variant: str, spec: tuple[int, int, int]
+) -> None:
+    """Threads, rows and tokens in odd combinations, among them the contract's defaults; x has rows wider than K."""
+    skip_unless_able(device, variant)
+    dtype = variant.split(".")[0]
+    shape, r = (37, 96), 3
+    raw = random_raw(rng, dtype, shape)
+    x = rng.standard_normal((r, 120)).astype(np.float32)
+    guarded = Guarded(device)
+    y = guarded.empty("y", (r, 37))
+    w = guarded.weight("w", raw, dtype, shape)
+    wg, rows, tokens = spec
+    chain = Chain(device)
+    chain.dispatch("matmul", variant=variant, w=w, x=guarded.array("x", x), y=y, y_stride=37, WG=wg, NR=rows, NT=tokens)
+    chain.run()
+    guarded.check()
+    assert nmse(y.numpy(), reference(values(raw, dtype, shape), x)) < LIMIT
+
+
 @pytest.mark.parametrize("variant", ["q5_0.lane", "q5_0.wave"])
 def test_windows(device: Device, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
     """A matrix larger than one binding may span gives what a small one gives."""
