@@ -56,7 +56,8 @@ def select_device(select: int | str | None = None) -> dict[str, Any]:
     if isinstance(wanted, int) or str(wanted).isdigit():
         match = [d for d in found if d["index"] == int(wanted)]
     else:
-        match = [d for d in usable if str(wanted).lower() in d["name"].lower()]
+        match = [d for d in found if str(wanted).lower() in d["name"].lower()]
+        match.sort(key=lambda d: not d["usable"])
     if not match:
         raise UnknownDevice(f"device {wanted!r} is not there; devices: {table}")
     if not match[0]["usable"]:
@@ -178,7 +179,7 @@ class Device(BaseDevice):
         self._live: weakref.WeakSet[Memory] = weakref.WeakSet()
         self._slabs: dict[str, tuple[Memory, int]] = {}
         self._staging: Memory | None = None
-        self._dummy: Buffer | None = None
+        self._dummy: tuple[Memory, int] | None = None
         _save_caches.add(self)
         log.debug("device %s (%s), features %s", self.name, self.kind, " ".join(sorted(self.features)))
 
@@ -233,8 +234,10 @@ class Device(BaseDevice):
         """A small buffer bound in place of optional ones that were left out."""
         with self._lock:
             if self._dummy is None:
-                self._dummy = self.zeros((64,), "u32")
-        return self._dummy
+                made = self.zeros((64,), "u32")
+                self._dummy = made.memory, made.offset
+        # Without a Buffer of its own, which would hold its device and so keep it alive until the collector runs.
+        return Buffer(self, *self._dummy, 256, "u32", (64,))
 
     # -- moving data ----------------------------------------------------------------------------------------------
 
