@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from flux_vk.cli import random_blocks
 from flux_vk.errors import InputError
-from flux_vk.formats import blocks
+from flux_vk.formats import blocks, layout
 from flux_vk.gpu import Buffer, Chain, Device, expressions, kernels, ops
 from flux_vk.gpu.matmul import matmul
 from flux_vk.gpu.reference import reference
@@ -36,6 +36,8 @@ UNCASED = {
 
 MAX_ELEMENTS = 1 << 24
 """Cases with larger activations than this are left out."""
+PAGE = 32
+"""Tokens of a page of the cache."""
 CHECKED_ROWS = 1024
 """Of a larger matrix only the first and last rows are compared."""
 
@@ -95,6 +97,8 @@ def cases(sizes: Sizes, rows: list[int], types: list[str], context: int) -> Iter
         if sizes.dim % blocks.runnable(t).weights == 0:
             label = f"{sizes.ffn} x {sizes.dim} {t}"
             yield Case("dequantize", label, partial(_dequantize, t, (sizes.ffn, sizes.dim)))
+            if any(v.types.get("y") == t for v in kernels.contract("quantize").variants):
+                yield Case("quantize", label, partial(_quantize, t, (sizes.ffn, sizes.dim)))
 
 
 def _activations(s: Sizes, r: int) -> Iterator[Case]:
@@ -114,6 +118,7 @@ def _activations(s: Sizes, r: int) -> Iterator[Case]:
     turns = {"stride": width, "offset": 0, "heads": s.heads, "head_dim": s.head_dim, "n_rot": s.head_dim}
     yield _plain("rope", f"{r} x {s.heads} x {s.head_dim}", {"R": r, **turns}, pos=lambda g: _below(g, 4096, (r,)))
     slots = {"slot": lambda g: _below(g, r, (r,))}
+    yield _rope_store(s, r, "f16")
     yield _plain("fetch_rows", f"{r}", {"R": r, "S": r}, **slots)
     yield _cast(r * s.ffn)
     if r * s.vocab <= MAX_ELEMENTS:
@@ -138,6 +143,27 @@ def _plain(
     return Case(kernel, label, lambda device, rng: _prepare(device, rng, kernel, values, given, {}))
 
 
+def _rope_store(s: Sizes, r: int, kv: str) -> Case:
+    """Rotation of q and k, and k and v into `kv` pages of one slot."""
+    pages = -(-r // PAGE)
+    sizes = {"heads": s.heads, "kv_heads": s.kv_heads, "head_dim": s.head_dim, "n_rot": s.head_dim}
+    width = (s.heads + 2 * s.kv_heads) * s.head_dim
+    symbols = {"R": r, "W": width, "S": 1, "P": pages, "NP": pages, "half": s.head_dim // 2, "PS": PAGE}
+    cache = (pages, s.kv_heads, PAGE, s.head_dim)
+    given: dict[str, Callable[[np.random.Generator], Array]] = {
+        "pos": lambda g: np.arange(r, dtype=np.uint32),
+        "slot": lambda g: np.zeros(r, np.uint32),
+        "pages": lambda g: g.permutation(pages).astype(np.uint32)[None, :],
+        "slot_info": lambda g: np.zeros((1, 4), np.uint32),
+    }
+    for name in ("kcache", "vcache"):
+        given[name] = lambda g: np.zeros(cache, {"f16": "f2", "f32": "f4"}[kv])
+    types = {"kcache": kv, "vcache": kv}
+    values = {**symbols, **sizes}
+    make = partial(_prepare, kernel="rope_store", values=values, given=given, types=types)
+    return Case("rope_store", f"{r} x {width} {kv}", make)
+
+
 def _cast(n: int) -> Case:
     types = {"x": "f32", "y": "f16"}
     return Case("cast", f"{n} f32 to f16", lambda device, rng: _prepare(device, rng, "cast", {"N": n}, {}, types))
@@ -160,7 +186,7 @@ def _prepare(
             continue
         shape = tuple(int(expressions.evaluate(e, env)) for e in b.shape)
         dtype = types.get(b.name, b.type)
-        if b.reads:
+        if b.reads or b.name in given:
             arrays[b.name] = given[b.name](rng) if b.name in given else _random(rng, dtype, shape)
             buffers[b.name] = device.array(arrays[b.name])
         else:
@@ -251,9 +277,22 @@ def _dequantize(t: str, shape: tuple[int, int], device: Device, rng: np.random.G
     return Prepared(buffers, partial(_dispatch, "dequantize", {}), [("y", _same, want)], 1e-12, moved)
 
 
-# -- attention ----------------------------------------------------------------------------------------------------
+def _quantize(t: str, shape: tuple[int, int], device: Device, rng: np.random.Generator) -> Prepared:
+    """The error in the table is that of the quantisation itself."""
+    x = 0.02 * rng.standard_normal(shape, dtype=np.float32)
+    y = device.filled((layout.packed_nbytes(t, shape),), "u8", 0xFF)
+    y = replace(y, dtype=t, shape=shape, row_bytes=layout.row_stride(t, shape[1]))
 
-PAGE = 32
+    def values(packed: Array) -> Array:
+        rows = packed.reshape(shape[0], -1)
+        return blocks.dequantize(layout.unpack(rows, t, shape), t, shape)
+
+    c = kernels.contract("quantize")
+    buffers = {"x": device.array(x), "y": y}
+    return Prepared(buffers, partial(_dispatch, "quantize", {}), [("y", values, x)], c.nmse, x.nbytes + y.nbytes)
+
+
+# -- attention ----------------------------------------------------------------------------------------------------
 
 
 def _attention(s: Sizes, r: int, context: int) -> Iterator[Case]:

@@ -32,7 +32,7 @@ def test_every_kernel_is_measured_or_named(capsys: pytest.CaptureFixture[str]) -
     measured = {r["kernel"] for r in found["results"]}
     assert measured | set(bench_cases.UNCASED) == set(kernels.contracts()), err
     for r in found["results"]:
-        assert r["time us"] > 0 and r["GB/s"] >= 0 and float(r["error"]) <= 1e-3 and r["of copy %"] > 0
+        assert r["time us"] > 0 and r["GB/s"] >= 0 and float(r["error"]) <= 1e-2 and r["of copy %"] > 0
     assert found["facts"]["device"] in out and "checked before timing" in found["note"]
 
 

@@ -70,17 +70,24 @@ def test_interrupt() -> None:
     assert b"interrupted" in err and b"tokens/s" in err and b"Traceback" not in err
 
 
-def read_until(fd: int, wanted: bytes, seconds: float = 60) -> bytes:
-    """What the terminal shows up to `wanted`."""
-    seen, end = b"", time.monotonic() + seconds
-    while wanted not in seen and time.monotonic() < end:
-        if select.select([fd], [], [], 0.2)[0]:
-            try:
-                seen += os.read(fd, 4096)
-            except OSError:  # the other side is closed
-                break
-    assert wanted in seen, seen
-    return seen
+class Screen:
+    """What a program writes to its terminal, read piece by piece."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.rest = b""
+
+    def until(self, wanted: bytes, seconds: float = 30) -> None:
+        """Read past `wanted`."""
+        end = time.monotonic() + seconds
+        while wanted not in self.rest and time.monotonic() < end:
+            if select.select([self.fd], [], [], 0.2)[0]:
+                try:
+                    self.rest += os.read(self.fd, 4096)
+                except OSError:  # the other side is closed
+                    break
+        assert wanted in self.rest, self.rest
+        self.rest = self.rest.partition(wanted)[2]
 
 
 def test_conversation_in_a_terminal() -> None:
@@ -91,16 +98,17 @@ def test_conversation_in_a_terminal() -> None:
         preexec_fn=os.setsid, env={**os.environ, "TERM": "xterm"},
     )  # fmt: skip
     os.close(theirs)
+    screen = Screen(ours)
     try:
-        read_until(ours, b"> ")
+        screen.until(b"> ")
         os.write(ours, b"It was in July\n")
-        read_until(ours, b" and")
+        screen.until(b" and")
         running.send_signal(signal.SIGINT)
-        read_until(ours, b"interrupted")
-        read_until(ours, b"> ")
+        screen.until(b"interrupted")
+        screen.until(b"> ")
         os.write(ours, b"/help\n")
-        read_until(ours, b"/reset")
-        read_until(ours, b"> ")
+        screen.until(b"/reset")
+        screen.until(b"> ")
         os.write(ours, b"\x04")
         assert running.wait(60) == 0
     finally:

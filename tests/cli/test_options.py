@@ -57,9 +57,10 @@ def test_what_is_not_given_is_left_to_the_defaults() -> None:
 
 def test_everything_given_arrives() -> None:
     options = parse(
-        "m.gguf -f - -n 5 -c 64 -t 0.5 --top-k 3 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.1 --frequency-penalty -0.5 "
-        "--presence-penalty 0.25 --repeat-last-n 8 --seed 18446744073709551615 --logprobs 2 --device 1 --chat --system s "
-        "--stop a --stop b --json --quiet --profile --kv-type f32 --context-shift --debug".split()
+        "m.gguf -f - -n 5 -c 64 -t 0.5 --top-k 3 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.1 "
+        "--frequency-penalty -0.5 --presence-penalty 0.25 --repeat-last-n 8 --seed 18446744073709551615 --logprobs 2 "
+        "--device 1 --chat --system s --stop a --stop b --json --quiet --profile --kv-type f32 "
+        "--context-shift --debug".split()
     )
     assert options.sampling == {
         "temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "repeat_penalty": 1.1, "repeat_last_n": 8,

@@ -39,7 +39,8 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, tex
 
 
 @pytest.mark.parametrize(
-    ("data", "said"), [(b"", "no text"), (b"\n", "no text"), (b"caf\xe9", "byte 3"), (b"x" * (MAX_PROMPT_BYTES + 1), "bytes")]
+    ("data", "said"),
+    [(b"", "no text"), (b"\n", "no text"), (b"caf\xe9", "byte 3"), (b"x" * (MAX_PROMPT_BYTES + 1), "bytes")],
 )
 def test_no_prompt(tmp_path: Path, data: bytes, said: str) -> None:
     path = tmp_path / "p.txt"

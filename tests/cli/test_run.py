@@ -61,7 +61,8 @@ def test_quiet(model: FakeModel, capsys: pytest.CaptureFixture[str]) -> None:
 def test_options_arrive(model: FakeModel) -> None:
     run.main("m.gguf -p x -c 99 --kv-type f32 --device 1 --context-shift --stop a --stop b -t 0 --top-k 7 -q".split())
     loaded = model.loaded  # type: ignore[attr-defined]
-    assert loaded["context"] == 99 and loaded["kv_type"] == "f32" and loaded["device"] == "1" and loaded["context_shift"]
+    assert loaded["context"] == 99 and loaded["kv_type"] == "f32"
+    assert loaded["device"] == "1" and loaded["context_shift"]
     asked = model.asked[0]
     assert asked["stop"] == ("a", "b") and asked["params"].temperature == 0 and asked["params"].top_k == 7
 

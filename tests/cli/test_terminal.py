@@ -83,9 +83,12 @@ def test_tables() -> None:
         "| name | n | x |", "|---|---:|---:|", "| a | 1 | 0.50 |", "| long/name | 20 |  |",
     ]  # fmt: skip
     assert tables.as_csv(header, rows).splitlines() == ["name,n,x", "a,1,0.5", "long|name,20,"]
-    assert [tables.shown(v) for v in (0.0, 0.00123, 12.3456, 123.456, 12345.6)] == ["0.00", "0.0012", "12.35", "123.5", "12346"]
+    shown = [tables.shown(v) for v in (0.0, 0.00123, 12.3456, 123.456, 12345.6)]
+    assert shown == ["0.00", "0.0012", "12.35", "123.5", "12346"]
 
 
-@pytest.mark.parametrize(("n", "shown"), [(0, "0 B"), (999, "999 B"), (1536, "1.5 kB"), (2.5e9, "2.5 GB"), (5e12, "5000.0 GB")])
+@pytest.mark.parametrize(
+    ("n", "shown"), [(0, "0 B"), (999, "999 B"), (1536, "1.5 kB"), (2.5e9, "2.5 GB"), (5e12, "5000.0 GB")]
+)
 def test_bytes(n: float, shown: str) -> None:
     assert human_bytes(n) == shown
