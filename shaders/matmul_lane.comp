@@ -13,29 +13,35 @@ layout(set = 0, binding = 1, std430) readonly buffer B_x32 { u64vec4 x32[]; };
 const uint RL = (NR + WG - 1) / WG;      // weight rows of a lane
 
 uint K;
-uint lane0;                              // first lane of this group of eight
 
-float from_lane(float v, uint j) { return subgroupShuffle(v, lane0 + j); }
-
-// Two vectors of four activations of a token, zero past K; `row` is where the token's row starts. Floats: k..k+3 and
-// nothing. Blocks: k..k+7, in one load of 32 bytes.
-struct Eight {
+// What a lane loads of a token's activations for Q_STEP sub-blocks, and their sum. Floats: k..k+3. Blocks: k..k+7, in one
+// load of 32 bytes. Zero past K.
+struct Share {
     vec4 first, second;
+    float sum;
 };
 
-Eight activations(uint row, uint k) {
-    Eight r = Eight(vec4(0.0), vec4(0.0));
+// row: where the token's row starts; inverse: what the stored weights are to be divided by.
+Share load_share(uint row, uint k, vec4 inverse) {
+    Share s = Share(vec4(0.0), vec4(0.0), 0.0);
 #if Q_FLOAT
     [[unroll]] for (uint c = 0u; c < 4u; c++) {          // K and the rows' starts need not be multiples of anything
         float v = x[row + min(k + c, K - 1u)];
-        r.first[c] = k + c < K ? v : 0.0;
+        s.first[c] = k + c < K ? v : 0.0;
     }
 #else
     u64vec4 v = x32[(row + min(k, K - 8u)) >> 3];
-    r.first = k < K ? uintBitsToFloat(uvec4(q_words(v.x), q_words(v.y))) : vec4(0.0);
-    r.second = k < K ? uintBitsToFloat(uvec4(q_words(v.z), q_words(v.w))) : vec4(0.0);
+    s.first = k < K ? uintBitsToFloat(uvec4(q_words(v.x), q_words(v.y))) : vec4(0.0);
+    s.second = k < K ? uintBitsToFloat(uvec4(q_words(v.z), q_words(v.w))) : vec4(0.0);
+    s.sum = dot(s.first + s.second, vec4(1.0));
+    s.first *= inverse;
+    s.second *= inverse;
 #endif
-    return r;
+    return s;
+}
+
+float sum_from(Share own, Share other, uint j) {
+    return from_lane(own.sum, other.sum, j) + from_lane(own.sum, other.sum, j + 1u);
 }
 
 void main() {
@@ -45,10 +51,9 @@ void main() {
     bool has_bias = p.has_bias != 0u, has_residual = p.has_residual != 0u;
     uint tiles = (R + NT - 1u) / NT, tile = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
     uint t0 = (tile % tiles) * NT, n0 = (tile / tiles) * NR + gl_LocalInvocationID.x;
-    uint lane = gl_SubgroupInvocationID & 7u, nb = q_blocks(K), stride = q_stride(K) >> 4;
-    lane0 = gl_SubgroupInvocationID & ~7u;
-    QTable table = q_table(lane, lane0);
-    const uint per_lane = Q_FLOAT ? 4u : 8u;             // activations of Q_STEP sub-blocks that a lane loads
+    uint lane = gl_SubgroupInvocationID & lane_mask(), nb = q_blocks(K), stride = q_stride(K) >> 4;
+    QTable table = q_table(lane);
+    const uint each = Q_FLOAT ? 4u : 8u;                 // activations that a lane loads
     vec4 inverse = 1.0 / q_unit((lane & 2u) != 0u);
 
     uint row[RL], x_row[NT];
@@ -70,13 +75,10 @@ void main() {
         for (uint b = b8; b < end; b += Q_STEP) {
             QPart part[RL];
             [[unroll]] for (uint n = 0u; n < RL; n++) part[n] = q_part(row[n], K, b);
-            Eight xs[NT];
-            float sums[NT];                              // of what a lane has loaded
+            Share own[NT], other[NT];
             [[unroll]] for (uint t = 0u; t < NT; t++) {
-                xs[t] = activations(x_row[t], b * 32u + lane * per_lane);
-                sums[t] = dot(xs[t].first + xs[t].second, vec4(1.0));
-                xs[t].first *= inverse;
-                xs[t].second *= inverse;
+                own[t] = load_share(x_row[t], b * 32u + lane * each, inverse);
+                if (!eight_lanes()) other[t] = load_share(x_row[t], b * 32u + (lane + 4u) * each, inverse);
             }
             [[unroll]] for (uint u = 0u; u < Q_STEP; u++) {
                 vec4 q[RL * 8], factors[RL];
@@ -95,9 +97,11 @@ void main() {
                     [[unroll]] for (uint g = 0u; g < 8u; g++)
                         [[unroll]] for (uint c = 0u; c < 4u; c++) {
 #if Q_FLOAT
-                            float v = from_lane(xs[t].first[c], g);
+                            float v = from_lane(own[t].first[c], other[t].first[c], g);
 #else
-                            float v = from_lane((g & 1u) == 0u ? xs[t].first[c] : xs[t].second[c], u * 4u + (g >> 1));
+                            float v = (g & 1u) == 0u
+                                ? from_lane(own[t].first[c], other[t].first[c], u * 4u + (g >> 1))
+                                : from_lane(own[t].second[c], other[t].second[c], u * 4u + (g >> 1));
 #endif
                             [[unroll]] for (uint n = 0u; n < RL; n++) {
 #if Q_HALVES
@@ -108,8 +112,8 @@ void main() {
                             }
                         }
 #if !Q_FLOAT && !(Q_LEVELS)
-                    x_low = from_lane(sums[t], u * 4u) + from_lane(sums[t], u * 4u + 1u);
-                    x_high = from_lane(sums[t], u * 4u + 2u) + from_lane(sums[t], u * 4u + 3u);
+                    x_low = sum_from(own[t], other[t], u * 4u);
+                    x_high = sum_from(own[t], other[t], u * 4u + 2u);
 #endif
                     [[unroll]] for (uint n = 0u; n < RL; n++) {
                         uint a = n * NT + t;

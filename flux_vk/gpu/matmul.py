@@ -98,6 +98,7 @@ def matmul(
         dtypes = {"w": w.dtype}
         variant = kernels.choose(kernels.contract("matmul"), dtypes, chain.device.features, chain.device.family).name
     plan = pieces(r, n, k, variant.endswith(".lane")) if r else []
+    lanes = 8 if chain.device.limits["subgroup_size"] >= 8 else 4
     step = chain.device.alignment // 4
     if len(plan) > 1 and (plan[0].stop * stride % step or plan[0].stop * x.shape[1] % step):
         plan = [Piece(0, r, plan[0].shape)]  # rows of y or x that cannot be bound on their own
@@ -106,6 +107,7 @@ def matmul(
             "matmul", variant=variant, w=w, x=x.rows(piece.start, piece.stop), bias=bias,
             y=_rows(y, piece, stride, r), residual=None if residual is None else _rows(residual, piece, stride, r),
             y_stride=stride, y_offset=y_offset, WG=piece.shape.wg, NR=piece.shape.rows, NT=piece.shape.tokens,
+            LANES=lanes,
         )  # fmt: skip
     return chain
 

@@ -1,6 +1,6 @@
 // One weight type read by lanes that each walk a row of their own, 16 bytes a load, for devices where every
 // lane's load is a branch and a few scalar instructions (llvmpipe): whole sub-blocks of 32 weights, scales for 256.
-// Needs the views `w16` (u64vec2), `w8` (uint64_t) and `w` (uint) of the weights, and the define QTYPE.
+// Needs the views `w16` (u64vec2), `w8` (uint64_t) and `w` (uint) of the weights, LANES, and the define QTYPE.
 #include "include/quant_types.glsl"
 
 #if QTYPE == F32
@@ -45,15 +45,26 @@ struct QScales {
     vec2 super;                      // d, minus dmin
 };
 
+// Eight lanes work together; where a subgroup has but four, each stands for two (its own number and four more).
+// LANES, a specialization constant, says which; 0 leaves it to be found out, which costs a third of the speed.
+bool eight_lanes() { return LANES == 0u ? gl_SubgroupSize >= 8u : LANES == 8u; }
+
+uint lane_mask() { return eight_lanes() ? 7u : 3u; }
+
+// Lane j's value, j in 0..7: `own` is what a lane holds, `other` what it holds for the lane four further on.
+float from_lane(float own, float other, uint j) {
+    uint first = gl_SubgroupInvocationID & ~lane_mask();
+    if (eight_lanes()) return subgroupShuffle(own, first + j);
+    return subgroupShuffle(j < 4u ? own : other, first + (j & 3u));
+}
+
 // The levels of iq4_nl and iq4_xs, two a lane: a look-up is a shuffle among eight lanes.
 struct QTable {
     float low, high;
-    uint lane0;
 };
 
-QTable q_table(uint lane, uint lane0) {
+QTable q_table(uint lane) {
     QTable t;
-    t.lane0 = lane0;
 #if Q_LEVELS
     t.low = q_level(lane);
     t.high = q_level(lane + 8u);
@@ -62,7 +73,8 @@ QTable q_table(uint lane, uint lane0) {
 }
 
 float q_look(uint i, QTable t) {
-    uint from = t.lane0 + (i & 7u);
+    if (!eight_lanes()) return q_level(i);
+    uint from = (gl_SubgroupInvocationID & ~7u) + (i & 7u);
     float low = subgroupShuffle(t.low, from), high = subgroupShuffle(t.high, from);
     return (i & 8u) == 0u ? low : high;
 }

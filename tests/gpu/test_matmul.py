@@ -102,10 +102,10 @@ def test_row_counts(device: Device, rng: np.random.Generator, variant: str, n: i
     assert nmse(run(device, variant, raw, (n, k), x), reference(values(raw, dtype, (n, k)), x)) < LIMIT
 
 
-@pytest.mark.parametrize("variant", ["q4_0.lane", "q4_0.wave", "f16.lane", "f16.wave"])
-@pytest.mark.parametrize("spec", [(8, 8, 2), (8, 16, 1), (32, 4, 1), (32, 2, 8), (64, 1, 4), (64, 32, 1)])
+@pytest.mark.parametrize("variant", ["q4_0.lane", "q4_0.wave", "iq4_nl.lane", "f16.lane", "f16.wave"])
+@pytest.mark.parametrize("spec", [(8, 8, 2, 4), (8, 16, 1, 0), (32, 4, 1, 0), (32, 2, 8, 4), (64, 1, 4, 0)])
 def test_shapes_of_a_workgroup(
-    device: Device, rng: np.random.Generator, variant: str, spec: tuple[int, int, int]
+    device: Device, rng: np.random.Generator, variant: str, spec: tuple[int, int, int, int]
 ) -> None:
     """Threads, rows and tokens in odd combinations, among them the contract's defaults; x has rows wider than K."""
     skip_unless_able(device, variant)
@@ -116,9 +116,12 @@ def test_shapes_of_a_workgroup(
     guarded = Guarded(device)
     y = guarded.empty("y", (r, 37))
     w = guarded.weight("w", raw, dtype, shape)
-    wg, rows, tokens = spec
+    wg, rows, tokens, lanes = spec
     chain = Chain(device)
-    chain.dispatch("matmul", variant=variant, w=w, x=guarded.array("x", x), y=y, y_stride=37, WG=wg, NR=rows, NT=tokens)
+    chain.dispatch(
+        "matmul", variant=variant, w=w, x=guarded.array("x", x), y=y, y_stride=37,
+        WG=wg, NR=rows, NT=tokens, LANES=lanes,
+    )  # fmt: skip
     chain.run()
     guarded.check()
     assert nmse(y.numpy(), reference(values(raw, dtype, shape), x)) < LIMIT
