@@ -113,9 +113,10 @@ class Chat:
             prompt: str | list[int] = line
             if self._template is not None:
                 prompt = chat_ids(self._model, self._template, asked)
-            generation = answer(
-                self._options, self._model, terminal, prompt, self._params, show, self._session
-            )
+            with terminal.whole_lines():
+                generation = answer(
+                    self._options, self._model, terminal, prompt, self._params, show, self._session
+                )
         except ContextFull as error:
             terminal.report(f"flux_vk: {error} (/reset begins afresh)")
             return error.exit_code

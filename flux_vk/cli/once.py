@@ -43,7 +43,8 @@ def run_once(options: RunOptions, model: Model, terminal: Terminal, prompt: str,
         if not options.json:
             terminal.write(token.piece)
 
-    generation = answer(options, model, terminal, begin, params, show)
+    with terminal.whole_lines():
+        generation = answer(options, model, terminal, begin, params, show)
     profile = model.profile(prompt_tokens=len(generation.prompt_tokens)) if options.profile else None
     if options.json:
         found = as_object(generation, model)

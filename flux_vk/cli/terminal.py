@@ -48,6 +48,17 @@ class Terminal:
             sys.stdout.flush()
             self._ends_line = True
 
+    @contextmanager
+    def whole_lines(self) -> Iterator[None]:
+        """Where the body fails, the error message gets a line of its own."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except BaseException:
+            self.end_line()
+            raise
+
     def note(self, line: str) -> None:
         """A line for the reader on stderr; nothing with --quiet."""
         if not self.quiet:

@@ -137,6 +137,16 @@ def test_errors_are_one_line(
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_failure_on_the_way_keeps_the_text(model: FakeModel, capsys: pytest.CaptureFixture[str]) -> None:
+    def lost(i: int) -> None:
+        if i == 3:
+            raise DeviceLost("the device was lost")
+
+    model.on_token = lost
+    assert run.main(["m.gguf", "-p", "x"]) == 1
+    assert capsys.readouterr() == ("Hel\n", "flux_vk: the device was lost\n")
+
+
 def test_a_closed_pipe_is_silent(model: FakeModel, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     class Closed(io.StringIO):
         def write(self, text: str) -> int:
