@@ -214,6 +214,10 @@ def _one(
     ordered = {}
     for b in c.bindings:
         buffer = buffers[b.name] if b.name in buffers else device.dummy
+        if b.elements is not None and b.name in buffers:
+            least = _evaluate(c, f"the size of {b.name}", b.elements, values)
+            if buffer.size < least:
+                raise ArgumentError(f"{c.name}: {b.name} has {buffer.size} elements, expected {b.elements} = {least}")
         if buffer.nbytes == 0:
             buffer = device.dummy
         if buffer.offset % device.alignment:

@@ -32,6 +32,7 @@ class Binding:
     shape: tuple[str, ...] = ()
     glsl: dict[str, str] = field(default_factory=dict)
     optional: bool = False
+    elements: str | None = None  # the fewest the kernel touches, where the shape alone does not say it
 
     @property
     def reads(self) -> bool:
@@ -160,7 +161,7 @@ def load(path: Path) -> Contract:
 
 _KEYS = {
     "": "name shader summary source symbols bindings push spec workgroup dispatch cost tolerance variants window",
-    "bindings": "name access type shape glsl optional",
+    "bindings": "name access type shape glsl optional elements",
     "push": "name type value default",
     "spec": "name type default choices",
     "workgroup": "size",
@@ -189,7 +190,7 @@ def _build(d: dict[str, Any]) -> Contract:
         Binding(
             name=b["name"], access=b["access"], type=b["type"], shape=tuple(str(s) for s in b.get("shape", [])),
             glsl=dict(b.get("glsl", {})) or {b["name"]: GLSL_SCALAR.get(b["type"], "uint")},
-            optional=bool(b.get("optional", False)),
+            optional=bool(b.get("optional", False)), elements=b.get("elements"),
         )
         for b in d["bindings"]
     )  # fmt: skip
@@ -267,6 +268,10 @@ def _check_bindings(c: Contract) -> None:
             raise ContractError(f"binding {b.name}: access {b.access!r}, expected read, write or read_write")
         for e in b.shape:
             _check_names(f"binding {b.name} shape", e, _known(c))
+        if b.elements is not None:
+            _check_names(f"binding {b.name} elements", b.elements, _known(c))
+        elif not b.shape:
+            raise ContractError(f"binding {b.name}: without a shape, `elements` says how many it must have at least")
     for v in c.variants:
         for name in v.types:
             if name not in {b.name for b in c.bindings}:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .contract import Contract, Variant
+from .contract import Binding, Contract, Variant
 from .kernels import contracts
 
 _HEAD = """\
@@ -33,8 +33,10 @@ def _table(head: str, rows: Iterable[Iterable[str]]) -> list[str]:
     return [*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows), ""]
 
 
-def _shape(shape: tuple[str, ...]) -> str:
-    return _code(f"[{', '.join(shape)}]") if shape else "any"
+def _shape(b: Binding) -> str:
+    shape = _code(f"[{', '.join(b.shape)}]") if b.shape else ""
+    least = f"at least {_code(b.elements)} elements" if b.elements else ""
+    return ", ".join(filter(None, (shape, least)))
 
 
 def _push_value(value: str | None, default: int | float | None) -> str:
@@ -59,7 +61,7 @@ def _section(c: Contract) -> list[str]:
                 _code(b.name) + (" (optional)" if b.optional else ""),
                 b.access.replace("_", " and "),
                 "by variant" if b.type == "*" else b.type,
-                _shape(b.shape),
+                _shape(b),
             )
             for b in c.bindings
         ),

@@ -126,6 +126,19 @@ def test_optional_buffers(null: NullDevice) -> None:
         Chain(null).layer_norm(x=x, w=w, b=null.empty((64,), "f16"), y=y, eps=1e-5)
 
 
+def test_buffers_too_small_for_what_is_written(null: NullDevice) -> None:
+    """Where strides say how far a kernel reaches, not the shape."""
+    w = replace(null.empty((8, 32)), row_bytes=128)
+    args = {"w": w, "x": null.empty((3, 32)), "y_stride": 10}
+    Chain(null).matmul(y=null.empty((28,)), **args)
+    with pytest.raises(ArgumentError, match=r"matmul: y has 27 elements, expected .*y_stride.* = 28"):
+        Chain(null).matmul(y=null.empty((27,)), **args)
+    with pytest.raises(ArgumentError, match=r"matmul: residual has 30 elements, expected .* = 31"):
+        Chain(null).matmul(y=null.empty((40,)), residual=null.empty((30,)), y_offset=3, **args)
+    with pytest.raises(ArgumentError, match=r"matmul: x has 48 elements, expected \(R - 1\) \* W \+ K = 64"):
+        Chain(null).matmul(y=null.empty((28,)), **{**args, "x": null.empty((3, 16))})
+
+
 def test_offsets_that_the_device_cannot_bind() -> None:
     device = NullDevice(storage_alignment=64)
     x = device.empty((8, 8))

@@ -149,6 +149,8 @@ def test_the_interface_block(tmp_path: Path) -> None:
         ('types = { x = "f16" }', "types = { }", "binding x: type \\* needs an entry in the `types` of every variant"),
         ('types = { x = "f16" }', 'types = { x = "f16", z = "f16" }', "variant half: types names 'z'"),
         ('prefer = "gpu"', 'prefer = "tpu"', "variant half: prefer is 'tpu'"),
+        ('shape = ["D"]', "", "binding w: without a shape, `elements` says"),
+        ('shape = ["D"]', 'elements = "E"', "binding w elements: 'E' uses 'E'"),
         ("[workgroup]", "[[workgroup]]", "wrong type"),
         ('[[spec]]\nname = "WG"', "[[spec]]", "key 'name' is missing"),
     ],
