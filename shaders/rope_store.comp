@@ -10,6 +10,9 @@ const float F16_MAX = 65504.0;
 
 shared float staged[MAX_HEAD_DIM];  // the rotated key: pairs of f16 are written as words, whatever the rope layout
 
+// Push constants, read once in front of all control flow: inside it llvmpipe gathers them lane by lane.
+uint heads, kv_heads, head_dim, n_rot, max_pages;
+
 // Elements of pair i. Pairs from half on are not rotated.
 uvec2 pair(uint i, uint half_rot) {
     if (NEOX == 0u || i >= half_rot) return uvec2(2u * i, 2u * i + 1u);
@@ -17,24 +20,20 @@ uvec2 pair(uint i, uint half_rot) {
 }
 
 // First element of this head in the cache page of the row; false: the slot's table has no such page.
-bool cache_place(uint row, uint kv_head, out uint place) {
-    uint position = pos[row];
-    uvec4 info = slot_info4[slot[row]];
+bool cache_place(uint slot_id, uint position, uint kv_head, out uint place) {
+    uvec4 info = slot_info4[slot_id];
     uint logical = position / PS;
     uint entry = logical - (logical >= info.x ? info.y : 0u);
     place = 0u;
-    if (entry >= p.max_pages) return false;
-    uint page = pages[slot[row] * p.max_pages + entry];
-    place = ((page * p.kv_heads + kv_head) * PS + position % PS) * p.head_dim;
+    if (entry >= max_pages) return false;
+    place = ((pages[slot_id * max_pages + entry] * kv_heads + kv_head) * PS + position % PS) * head_dim;
     return true;
 }
 
 uint half_pair(float a, float b) { return packHalf2x16(clamp(vec2(a, b), vec2(-F16_MAX), vec2(F16_MAX))); }
 
-void store_value(uint row, uint from, uint kv_head) {
-    uint place;
-    if (!cache_place(row, kv_head, place)) return;
-    for (uint i = gl_LocalInvocationID.x; i < p.head_dim / 2u; i += WG) {
+void store_value(uint from, uint place) {
+    for (uint i = gl_LocalInvocationID.x; i < head_dim / 2u; i += WG) {
         float a = qkv[from + 2u * i], b = qkv[from + 2u * i + 1u];
 #ifdef KV_F16
         vcache_2xf16[place / 2u + i] = half_pair(a, b);
@@ -45,26 +44,47 @@ void store_value(uint row, uint from, uint kv_head) {
     }
 }
 
+void store_key(uint place) {
+    for (uint i = gl_LocalInvocationID.x; i < head_dim / 2u; i += WG) {
+#ifdef KV_F16
+        kcache_2xf16[place / 2u + i] = half_pair(staged[2u * i], staged[2u * i + 1u]);
+#else
+        kcache_f32[place + 2u * i] = staged[2u * i];
+        kcache_f32[place + 2u * i + 1u] = staged[2u * i + 1u];
+#endif
+    }
+}
+
 void main() {
+    heads = p.heads;
+    kv_heads = p.kv_heads;
+    head_dim = p.head_dim;
+    n_rot = p.n_rot;
+    max_pages = p.max_pages;
+    float mscale = p.mscale, eps = p.eps;
     uint row = gl_WorkGroupID.x, head = gl_WorkGroupID.y, t = gl_LocalInvocationID.x;
-    if (slot[row] >= p.slots) return;
-    uint from = row * p.row_stride + head * p.head_dim;
-    bool is_q = head < p.heads;
-    if (head >= p.heads + p.kv_heads) {
-        store_value(row, from, head - p.heads - p.kv_heads);
+    uint slot_id = slot[row], position = pos[row], from = row * p.row_stride + head * head_dim;
+    bool is_q = head < heads;
+    bool normed = (is_q ? p.has_qnorm : p.has_knorm) != 0u;
+    if (slot_id >= p.slots) return;
+    uint place;
+    if (head >= heads + kv_heads) {
+        if (cache_place(slot_id, position, head - heads - kv_heads, place)) store_value(from, place);
         return;
     }
 
-    bool normed = (is_q ? p.has_qnorm : p.has_knorm) != 0u;
     float scale = 1.0;
     if (normed) {
         float squares = 0.0;
-        for (uint i = t; i < p.head_dim; i += WG) squares = fma(qkv[from + i], qkv[from + i], squares);
-        scale = inversesqrt(wg_sum(squares) / float(p.head_dim) + p.eps);
+        for (uint i = t; i < head_dim; i += WG) {
+            float v = qkv[from + i];
+            squares = fma(v, v, squares);
+        }
+        scale = inversesqrt(wg_sum(squares) / float(head_dim) + eps);
     }
 
-    uint position = pos[row], half_rot = p.n_rot / 2u;
-    for (uint i = t; i < p.head_dim / 2u; i += WG) {
+    uint half_rot = n_rot / 2u;
+    for (uint i = t; i < head_dim / 2u; i += WG) {
         uvec2 at = pair(i, half_rot);
         precise float a = qkv[from + at.x], b = qkv[from + at.y];
         if (normed) {
@@ -74,8 +94,8 @@ void main() {
         if (i < half_rot) {
             float sine, cosine;
             sincos_turns(position * turns[i], sine, cosine);
-            sine *= p.mscale;
-            cosine *= p.mscale;
+            sine *= mscale;
+            cosine *= mscale;
             precise float turned = a * cosine - b * sine;
             b = a * sine + b * cosine;
             a = turned;
@@ -89,16 +109,6 @@ void main() {
         }
     }
     if (is_q) return;
-
     barrier();
-    uint place;
-    if (!cache_place(row, head - p.heads, place)) return;
-    for (uint i = t; i < p.head_dim / 2u; i += WG) {
-#ifdef KV_F16
-        kcache_2xf16[place / 2u + i] = half_pair(staged[2u * i], staged[2u * i + 1u]);
-#else
-        kcache_f32[place + 2u * i] = staged[2u * i];
-        kcache_f32[place + 2u * i + 1u] = staged[2u * i + 1u];
-#endif
-    }
+    if (cache_place(slot_id, position, head - heads, place)) store_key(place);
 }

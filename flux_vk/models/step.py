@@ -7,7 +7,7 @@ pages (flux_vk.engine) or what happens with the logits (flux_vk.decode).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flux_vk.errors import ArgumentError
 from flux_vk.gpu.matmul import matmul
@@ -15,14 +15,12 @@ from flux_vk.models.registry import architecture
 
 if TYPE_CHECKING:
     from flux_vk.gpu import Buffer, Chain
+    from flux_vk.gpu.device import BaseDevice
     from flux_vk.models.config import ModelConfig
     from flux_vk.models.weights import Weights
 
 MAX_GROUP = 8
 """Most query heads that one workgroup of the attention kernel takes; more need too many registers."""
-
-CPU_THREADS, GPU_THREADS = 8, 32
-"""Invocations of an attention workgroup: one subgroup of lavapipe; as many as a page has keys elsewhere."""
 
 
 @dataclass
@@ -133,9 +131,7 @@ class Step:
         return y
 
     def attention(self, i: int, qkv: Buffer) -> Buffer:
-        """Norm (where the model has it) and rotation of q and k, k and v into layer i's cache, attention over
-        it.
-        """
+        """Norm (where there is one) and rotation of q and k, k and v into layer i's cache, attention over it."""
         cfg, io, layer = self.cfg, self.io, self.cfg.layers[i]
         rope, table = cfg.ropes[layer.rope], self.weights.ropes[layer.rope]
         kcache, vcache = io.kcache[i], io.vcache[i]
@@ -161,6 +157,7 @@ class Step:
             mscale=table.mscale,
             eps=cfg.norm_eps,
             NEOX=int(rope.neox),
+            WG=16 if self.chain.device.family == "cpu" else 32,
             PS=kcache.shape[2],
             **place,
             **norms,
@@ -176,9 +173,9 @@ class Step:
             window=layer.window,
             HEAD_DIM=cfg.head_dim,
             GROUP=heads_per_workgroup(cfg.n_heads // cfg.n_kv_heads),
-            WG=CPU_THREADS if self.chain.device.family == "cpu" else GPU_THREADS,
             PS=kcache.shape[2],
             **place,
+            **attention_shape(self.chain.device, cfg.head_dim, kcache.dtype),
         )
         return y
 
@@ -228,6 +225,16 @@ def heads_per_workgroup(group: int) -> int:
     All, or an even share of at most MAX_GROUP.
     """
     return -(-group // -(-group // MAX_GROUP))
+
+
+def attention_shape(device: BaseDevice, head_dim: int, kv_type: str) -> dict[str, Any]:
+    """Workgroup size and, on CPU drivers whose subgroups and head size allow it, the variant of eight lanes."""
+    if device.family != "cpu":
+        return {"WG": 32}
+    wide = int(device.limits["subgroup_size"]) >= 8 and head_dim % 32 == 0
+    if wide and device.features.issuperset(("int64", "subgroup_shuffle")):
+        return {"WG": 8, "variant": f"{kv_type}.lane"}
+    return {"WG": 8}
 
 
 def _joined(
