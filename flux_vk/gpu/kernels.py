@@ -122,12 +122,10 @@ def _read_spirv(folder: Path, kernel: str, variant: str, otherwise: str) -> byte
     return path.read_bytes()
 
 
-def choose(
-    c: Contract, dtypes: Mapping[str, str], features: Iterable[str], family: str, defines: Mapping[str, int] | None = None
-) -> Variant:
+def choose(c: Contract, dtypes: Mapping[str, str], features: Iterable[str], family: str) -> Variant:
     """The variant for these binding dtypes on a device with these features.
 
-    Among those that fit, one that prefers the device's family ("cpu" or "gpu") comes first, then one without preference.
+    Among those that fit, one that prefers the device's family ("cpu" or "gpu") comes first, then one without any.
     Raises ArgumentError naming the dtypes, or the features that are missing.
     """
     left_out = {b.name for b in c.bindings if b.optional and b.name not in dtypes}

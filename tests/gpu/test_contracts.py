@@ -184,9 +184,9 @@ def test_choosing_a_variant(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="scale has no variant for x u32; it has x f16; x f32"):
         kernels.choose(c, {"x": "u32"}, set(), "cpu")
     both = from_text(tmp_path, GOOD.replace('x = "f16"', 'x = "f32"'))
-    assert kernels.choose(both, {"x": "f32"}, {"float16"}, "discrete").name == "half"
+    assert kernels.choose(both, {"x": "f32"}, {"float16"}, "gpu").name == "half"
     assert kernels.choose(both, {"x": "f32"}, {"float16"}, "cpu").name == "plain"
-    assert kernels.choose(both, {"x": "f32"}, set(), "discrete").name == "plain"
+    assert kernels.choose(both, {"x": "f32"}, set(), "gpu").name == "plain"
 
 
 def test_an_unknown_kernel_gets_close_names() -> None:

@@ -53,9 +53,12 @@ def test_recordings(tmp_path: Path, path: str) -> None:
     run_under_layer(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", path).check()
 
 
+@pytest.mark.parametrize("family", ["cpu", "gpu"])
 @pytest.mark.parametrize("kv_type", ["f16", "f32"])
-def test_prefill_and_decode(tmp_path: Path, demo_model: Path, kv_type: str) -> None:
-    run_under_layer(tmp_path, "-m", "tests.validation.generate", str(demo_model), kv_type).check()
+def test_prefill_and_decode(tmp_path: Path, demo_model: Path, kv_type: str, family: str) -> None:
+    """With the kernels made for llvmpipe and with those made for GPUs."""
+    arguments = ("-m", "tests.validation.generate", str(demo_model), kv_type)
+    run_under_layer(tmp_path, *arguments, FLUX_VK_FAMILY=family).check()
 
 
 def test_every_kernel_is_covered() -> None:
