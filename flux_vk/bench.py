@@ -1,4 +1,4 @@
-"""`python -m flux_vk.bench kernels|model`: how fast kernels and models are on this device. See --help.
+"""`python -m flux_vk.bench kernels|model|tune`: how fast kernels and models are on this device. See --help.
 
 Not for library use, and not a test: results are checked, speeds are only told.
 """
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     p = Parser(prog="python -m flux_vk.bench", description="Benchmarks. Results are checked before anything is timed.")
-    commands = p.add_subparsers(dest="command", required=True, metavar="kernels|model")
+    commands = p.add_subparsers(dest="command", required=True, metavar="kernels|model|tune")
     k = commands.add_parser("kernels", help="single kernels at model shapes", description="Time single kernels.")
     k.set_defaults(action=run_kernels)
     k.add_argument("--kernel", action="append", default=[], metavar="NAME", help="only this one; repeatable")
@@ -46,7 +46,15 @@ def _parser() -> argparse.ArgumentParser:
     m.add_argument("--kv-type", choices=("f16", "f32"), default="f16", help="type of the key/value cache")
     m.add_argument("--repeat", type=whole(1, 10_000), default=3, metavar="N", help="samples; default 3")
     m.add_argument("--check", action="store_true", help="greedy tokens must agree in two runs")
-    for sub in (k, m):
+    t = commands.add_parser(
+        "tune", help="find the fastest kernel shapes for a model", description="Measure the shapes of a model's matrix "
+        "products on this device and keep the best for later runs. Results stay the same to the last bit.",
+    )  # fmt: skip
+    t.set_defaults(action=run_tune)
+    t.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="GGUF file; default: the demo model")
+    t.add_argument("--repeat", type=whole(1, 10_000), default=9, metavar="N", help="samples; default 9")
+    t.add_argument("--forget", action="store_true", help="forget everything measured on this device, and stop")
+    for sub in (k, m, t):
         sub.add_argument("--device", type=text("an index or part of a name"), help="index or name part")
         sub.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the random data; default 0")
         sub.add_argument("--format", choices=("md", "csv", "json", "text"), default="text", help="default: text")
@@ -110,6 +118,25 @@ def run_model(args: argparse.Namespace) -> int:
     if args.check:
         facts["check"] = "greedy tokens agree in two runs"
     _write(args, facts, bench_model.HEADER, [m.row() for m in found], bench_model.NOTE.format(depth=args.depth))
+    return 0
+
+
+def run_tune(args: argparse.Namespace) -> int:
+    """`bench tune`."""
+    from flux_vk.cli import bench_tune
+    from flux_vk.cli.options import demo_model
+    from flux_vk.gpu import Device
+    from flux_vk.logs import setup_logging
+
+    setup_logging("debug" if args.debug else None)
+    device = Device(args.device)
+    if args.forget:
+        print(bench_tune.forget(device))
+        return 0
+    path = args.model or demo_model()
+    rows, where = bench_tune.run(device, path, args.repeat, _progress(args, 0))
+    facts = {"device": device.name, "driver": device.info["driver"], "model": path.name}
+    _write(args, facts, bench_tune.HEADER, rows, f"kept in {where}" if where else "not kept: FLUX_VK_NO_CACHE is set")
     return 0
 
 

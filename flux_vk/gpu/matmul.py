@@ -11,6 +11,8 @@ from ..errors import ArgumentError
 from . import kernels
 from .buffer import Buffer
 from .chain import Chain
+from .device import BaseDevice
+from .tuner import tuner_of
 
 FLOATS = ("f32", "f16", "bf16")
 
@@ -33,10 +35,18 @@ class Piece:
     shape: Shape
 
 
-# Most tokens of a workgroup, best last. Measured on llvmpipe (AVX2): with 4 weight rows a lane, 4 tokens are where the
-# accumulators still fit the registers and the unrolled loop the instruction cache; 5 and 8 are slower.
-LANE_TOKENS = (1, 2, 4)
-WAVE_TOKENS = (1, 2, 4, 8)
+@dataclass(frozen=True)
+class Tuned:
+    """What a measurement chose: weight rows and most tokens of a workgroup. It changes speed only, never bits."""
+
+    rows: int
+    tokens: int
+
+
+TOKENS = (1, 2, 4, 8)
+# Most tokens of a workgroup. Measured on llvmpipe (AVX2): with 4 weight rows a lane, 4 tokens are where the accumulators
+# still fit the registers and the unrolled loop the instruction cache; 8 are slower.
+MOST_TOKENS = {"lane": 4, "wave": 8}
 
 
 def lane_shape(n: int, tokens: int) -> Shape:
@@ -48,25 +58,53 @@ def lane_shape(n: int, tokens: int) -> Shape:
 
 
 def wave_shape(n: int, k: int, tokens: int) -> Shape:
-    """For GPUs: one or two subgroups that share few weight rows; long rows get more threads."""
+    """For GPUs: one or two subgroups that share few weight rows; long rows get more threads.
+
+    The threads follow from k alone, because they decide the order of the sums.
+    """
     return Shape(64 if k >= 2048 else 32, 2 if n < 1024 or tokens == 1 else 4, tokens)
 
 
-def pieces(r: int, n: int, k: int, lane: bool) -> list[Piece]:
+def shape_for(n: int, k: int, tokens: int, family: str, tuned: Tuned | None = None) -> Shape:
+    """The rule's shape for that many tokens, with the rows of a measurement that was made for as many."""
+    rule = lane_shape(n, tokens) if family == "lane" else wave_shape(n, k, tokens)
+    return Shape(rule.wg, tuned.rows, tokens) if tuned is not None and tuned.tokens == tokens else rule
+
+
+def pieces(
+    r: int, n: int, k: int, family: str, one: Tuned | None = None, many: Tuned | None = None
+) -> list[Piece]:
     """How to cut r tokens (r >= 1) for w [n, k]: full tiles of the best width, and one narrower tile for the rest.
 
-    Whatever the cut, every row's result is the same to the last bit: the kernel's order of summation does not depend
-    on it.
+    one, many: what was measured for a single token and for many. Whatever the cut, every row's result is the same to the
+    last bit: the kernel's order of summation does not depend on it.
     """
-    widths = LANE_TOKENS if lane else WAVE_TOKENS
-    most = widths[-1]
+    most = many.tokens if many else MOST_TOKENS[family]
     full = r // most * most
     cut = []
     if full:
         cut.append((0, full, most))
     if r > full:
-        cut.append((full, r, next(t for t in widths if t >= r - full)))
-    return [Piece(a, b, lane_shape(n, t) if lane else wave_shape(n, k, t)) for a, b, t in cut]
+        cut.append((full, r, next(t for t in TOKENS if t >= r - full)))
+    return [Piece(a, b, shape_for(n, k, t, family, one if t == 1 else many)) for a, b, t in cut]
+
+
+def variant_for(device: BaseDevice, dtype: str) -> str:
+    """The form of the kernel that this device uses for weights of a type, such as "q4_k.lane"."""
+    return kernels.choose(kernels.contract("matmul"), {"w": dtype}, device.features, device.family).name
+
+
+def tuning_key(variant: str, n: int, k: int, many: bool) -> str:
+    """Under which name the tuner keeps a matrix."""
+    return f"matmul {variant} {n}x{k} {'many' if many else 'one'}"
+
+
+def _measured(device: BaseDevice, variant: str, n: int, k: int) -> tuple[Tuned | None, Tuned | None]:
+    tuner = tuner_of(device)
+    if tuner is None:
+        return None, None
+    one, many = (tuner.get(tuning_key(variant, n, k, m)) for m in (False, True))
+    return (Tuned(**one) if one else None), (Tuned(**many) if many else None)
 
 
 def matmul(
@@ -80,12 +118,13 @@ def matmul(
     y_stride: int | None = None,
     y_offset: int = 0,
     variant: str | None = None,
+    tuned: Tuned | None = None,
 ) -> Chain:
     """Append y[r, y_offset + n] = sum_k w[n, k] x[r, k] (+ bias[n]) (+ residual[r, y_offset + n]).
 
     w: [N, K] of any weight type. x: f32 [R, K] or wider (only the first K columns count). y: f32 [R, y_stride];
     y_stride defaults to y's last dimension. residual is shaped like y and may be y itself. `variant` forces one form of
-    the kernel ("q4_k.wave"). Raises ArgumentError naming the argument, the shape wanted and the shape got.
+    the kernel ("q4_k.wave"), `tuned` a shape (default: what the device's tuner knows). Raises ArgumentError naming the argument, the shape wanted and the shape got.
     """
     n, k, r = _checked(w, x)
     stride = y.shape[-1] if y_stride is None else y_stride
@@ -95,9 +134,9 @@ def matmul(
                 f"matmul: {name} is {list(b.shape)} with rows of {stride}, expected room for [{r}, {y_offset} + {n}]"
             )
     if variant is None:
-        dtypes = {"w": w.dtype}
-        variant = kernels.choose(kernels.contract("matmul"), dtypes, chain.device.features, chain.device.family).name
-    plan = pieces(r, n, k, variant.endswith(".lane")) if r else []
+        variant = variant_for(chain.device, w.dtype)
+    one, many = (tuned, tuned) if tuned else _measured(chain.device, variant, n, k)
+    plan = pieces(r, n, k, variant.rsplit(".", 1)[1], one, many) if r else []
     lanes = 8 if chain.device.limits["subgroup_size"] >= 8 else 4
     step = chain.device.alignment // 4
     if len(plan) > 1 and (plan[0].stop * stride % step or plan[0].stop * x.shape[1] % step):

@@ -11,13 +11,16 @@ import logging
 import os
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..settings import settings
+from . import cache
 from .chain import Chain
-from .device import Device
+from .device import BaseDevice, Device
 
 log = logging.getLogger("flux_vk.gpu")
 
@@ -36,14 +39,13 @@ class Choice:
 class Tuner:
     """The choices of one device. Read from and written to a file in the cache folder, by device and driver."""
 
-    def __init__(self, device: Device, path: Path | None) -> None:
-        self.device = device
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self._choices: dict[str, Choice] = {}
         if path is not None and path.exists():
             try:
-                self._choices = {k: Choice(**v) for k, v in json.loads(path.read_text()).items()}
-            except (OSError, ValueError, TypeError) as error:
+                self._choices = {k: _choice(v) for k, v in dict(json.loads(path.read_text())).items()}
+            except (OSError, ValueError, TypeError, KeyError) as error:
                 log.warning("%s is no tuning file (%s); run `python -m flux_vk.bench tune` again", path, error)
 
     def __len__(self) -> int:
@@ -62,6 +64,7 @@ class Tuner:
 
     def measure(
         self,
+        device: Device,
         key: str,
         candidates: Sequence[dict[str, int]],
         build: Callable[[Chain, dict[str, int]], None],
@@ -73,7 +76,7 @@ class Tuner:
         """
         recorded = []
         for values in candidates:
-            chain = Chain(self.device, name=f"tune {key}")
+            chain = Chain(device, name=f"tune {key}")
             build(chain, values)
             step = chain.record()
             step.submit()
@@ -104,3 +107,25 @@ class Tuner:
         data: dict[str, Any] = {key: asdict(choice) for key, choice in sorted(self._choices.items())}
         partial.write_text(json.dumps(data, indent=1))
         partial.replace(self.path)
+
+
+def _choice(data: dict[str, Any]) -> Choice:
+    values = {str(k): int(v) for k, v in dict(data["values"]).items()}
+    if not values:
+        raise ValueError("a choice without values")
+    return Choice(values, float(data["us"]), float(data["rule_us"]))
+
+
+_tuners: weakref.WeakKeyDictionary[BaseDevice, Tuner] = weakref.WeakKeyDictionary()
+
+
+def tuner_of(device: BaseDevice) -> Tuner | None:
+    """The device's tuner with what the cache folder knows of it; None for a device that only records."""
+    if not isinstance(device, Device):
+        return None
+    found = _tuners.get(device)
+    if found is None:
+        s = settings()
+        path = None if s.no_cache else cache.file_of(s.cache_dir, device.info).with_suffix(".tuning.json")
+        found = _tuners.setdefault(device, Tuner(path))
+    return found

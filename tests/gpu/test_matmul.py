@@ -8,7 +8,7 @@ import pytest
 from flux_vk.errors import ArgumentError
 from flux_vk.formats.blocks import RUNNABLE, runnable
 from flux_vk.gpu import Chain, Device, kernels
-from flux_vk.gpu.matmul import FLOATS, LANE_TOKENS, WAVE_TOKENS, matmul, pieces
+from flux_vk.gpu.matmul import FLOATS, MOST_TOKENS, TOKENS, Tuned, matmul, pieces
 from flux_vk.gpu.reference.quant import matmul as reference
 from tests.gpu.harness import Guarded, nmse
 from tests.gpu.weights import random_raw, values
@@ -160,11 +160,13 @@ def test_default_variant_and_no_rows(device: Device, rng: np.random.Generator) -
 
 
 def test_pieces_cover_every_row_once() -> None:
-    for lane, widths in ((True, LANE_TOKENS), (False, WAVE_TOKENS)):
-        for r in range(1, 70):
-            cut = pieces(r, 896, 896, lane)
-            assert [p.start for p in cut] == [0, *(p.stop for p in cut[:-1])] and cut[-1].stop == r
-            assert all(p.shape.tokens in widths and p.stop > p.start for p in cut)
+    for family, most in MOST_TOKENS.items():
+        for many in (None, Tuned(4, 2), Tuned(8, 8)):
+            for r in range(1, 70):
+                cut = pieces(r, 896, 896, family, None, many)
+                assert [p.start for p in cut] == [0, *(p.stop for p in cut[:-1])] and cut[-1].stop == r
+                assert all(p.shape.tokens in TOKENS and p.stop > p.start for p in cut)
+                assert max(p.shape.tokens for p in cut) <= (many.tokens if many else most)
 
 
 def test_arguments(device: Device) -> None:

@@ -1,0 +1,62 @@
+"""`bench tune`: the matrix products of a model measured in all shapes, the best kept for this device.
+
+Not for: what a shape is (flux_vk.gpu.matmul) and how choices are stored (flux_vk.gpu.tuner).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flux_vk.cli.tables import Cell
+from flux_vk.engine.model import Model, load
+from flux_vk.gpu import Buffer, Chain, Device
+from flux_vk.gpu.steps import Dispatch
+from flux_vk.gpu.tune_matmul import tune
+from flux_vk.gpu.tuner import tuner_of
+
+HEADER = ("product", "rows", "tokens", "us", "rule us", "gain")
+
+
+def run(
+    device: Device, path: Path, repeat: int, progress: Callable[[str], None]
+) -> tuple[list[list[Cell]], Path | None]:
+    """Rows of the table, and the file the choices were written to (None where nothing is kept)."""
+    tuner = tuner_of(device)
+    assert tuner is not None
+    with load(path, device, sequences=1) as model:
+        wanted = matrices(model)
+    rows: list[list[Cell]] = []
+    for name, choice in tune(device, wanted, repeat):
+        progress(name)
+        gain = choice.rule_us / choice.us if choice.us else 1.0
+        rows.append([name, choice.values["rows"], choice.values["tokens"], choice.us, choice.rule_us, gain])
+    tuner.save()
+    return rows, tuner.path
+
+
+def matrices(model: Model) -> list[tuple[str, int, int]]:
+    """(type, rows, row length) of every matrix product of a decode step, each once."""
+    found: list[Buffer] = []
+    last: Dispatch | None = None
+    chain: Chain = model.runner.decode_chain(0)
+    for step in chain.steps:
+        if not isinstance(step, Dispatch) or step.contract.name != "matmul":
+            continue
+        w = step.buffers["w"]
+        whole = found[-1].joined(w) if last is not None and step.buffers["y"] is last.buffers["y"] else None
+        if whole is not None:  # the next window of a matrix that is too large for one binding
+            found[-1] = whole
+        else:
+            found.append(w)
+        last = step
+    return list(dict.fromkeys((w.dtype, w.shape[0], w.shape[1]) for w in found))
+
+
+def forget(device: Device) -> str:
+    """Forget what was measured on a device; says what was done."""
+    tuner = tuner_of(device)
+    assert tuner is not None
+    n = len(tuner)
+    tuner.clear()
+    return f"forgot {n} measured shapes of {device.name}"
