@@ -44,8 +44,8 @@ class Tuned:
 
 
 TOKENS = (1, 2, 4, 8)
-# Most tokens of a workgroup. Measured on llvmpipe (AVX2): with 4 weight rows a lane, 4 tokens are where the accumulators
-# still fit the registers and the unrolled loop the instruction cache; 8 are slower.
+# Most tokens of a workgroup. Measured on llvmpipe (AVX2): with 4 weight rows a lane, 4 tokens are where the
+# accumulators still fit the registers and the unrolled loop the instruction cache; 8 are slower.
 MOST_TOKENS = {"lane": 4, "wave": 8}
 
 
@@ -76,8 +76,8 @@ def pieces(
 ) -> list[Piece]:
     """How to cut r tokens (r >= 1) for w [n, k]: full tiles of the best width, and one narrower tile for the rest.
 
-    one, many: what was measured for a single token and for many. Whatever the cut, every row's result is the same to the
-    last bit: the kernel's order of summation does not depend on it.
+    one, many: what was measured for a single token and for many. Whatever the cut, every row's result is the same to
+    the last bit: the kernel's order of summation does not depend on it.
     """
     most = many.tokens if many else MOST_TOKENS[family]
     full = r // most * most
@@ -124,7 +124,8 @@ def matmul(
 
     w: [N, K] of any weight type. x: f32 [R, K] or wider (only the first K columns count). y: f32 [R, y_stride];
     y_stride defaults to y's last dimension. residual is shaped like y and may be y itself. `variant` forces one form of
-    the kernel ("q4_k.wave"), `tuned` a shape (default: what the device's tuner knows). Raises ArgumentError naming the argument, the shape wanted and the shape got.
+    the kernel ("q4_k.wave"), `tuned` a shape (default: what the device's tuner knows). Raises ArgumentError naming the
+    argument, the shape wanted and the shape got.
     """
     n, k, r = _checked(w, x)
     stride = y.shape[-1] if y_stride is None else y_stride
