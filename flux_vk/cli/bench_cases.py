@@ -20,6 +20,7 @@ from flux_vk.formats import blocks, layout
 from flux_vk.gpu import Buffer, Chain, Device, expressions, kernels, ops
 from flux_vk.gpu.matmul import matmul
 from flux_vk.gpu.reference import reference
+from flux_vk.models.step import attention_shape, heads_per_workgroup
 
 if TYPE_CHECKING:
     from flux_vk.gpu.contract import Contract
@@ -316,8 +317,8 @@ def _attend(s: Sizes, r: int, context: int, kv: str, device: Device, rng: np.ran
         "vcache": _random(rng, kv, cache),
     }
     scalars = {"heads": s.heads, "kv_heads": s.kv_heads, "scale": s.head_dim**-0.5}
-    group = s.heads // s.kv_heads
-    spec = {"HEAD_DIM": s.head_dim, "PS": PAGE, "GROUP": -(-group // -(-group // 8))}
+    spec = {"HEAD_DIM": s.head_dim, "PS": PAGE, "GROUP": heads_per_workgroup(s.heads // s.kv_heads)}
+    spec |= attention_shape(device, s.head_dim, kv)
     buffers = {name: device.array(a) for name, a in arrays.items()} | {"y": device.filled((r, width), "f32", 0xFF)}
     c = kernels.contract("attention")
     want = _expected(c, {**arrays, **scalars, "head_dim": s.head_dim})[0]

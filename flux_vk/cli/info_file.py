@@ -6,8 +6,7 @@ A file that is not broken but cannot be run is described all the same. Not for: 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +14,18 @@ import numpy as np
 
 from flux_vk.cli.common import human_bytes
 from flux_vk.cli.tables import aligned
-from flux_vk.errors import ArgumentError, FluxError
+from flux_vk.errors import FluxError, InputError, UnknownDevice
 
 if TYPE_CHECKING:
     from flux_vk.formats.gguf import GGUFFile
+    from flux_vk.gpu import Device
 
 FIRST = 6
 """Elements of an array that are shown."""
 WIDTH = 80
 """Characters of a text that are shown."""
-DEFAULT_CONTEXT = 4096
-STEP_ROWS = {"cpu": 64}
-STEP_ROWS_GPU = 256
+STEP_ROWS = {"cpu": 64, "gpu": 256}
+"""Prompt tokens that the engine runs in one step."""
 
 
 def collect(path: Path, select: str | None, context: int | None, kv_type: str) -> dict[str, Any]:
@@ -109,55 +108,51 @@ def _tokenizer(f: GGUFFile) -> dict[str, Any]:
 
 def _here(f: GGUFFile, select: str | None, context: int | None, kv_type: str) -> dict[str, Any]:
     """Whether the file would run on the selected device, with what memory and kernels; `error` says why not."""
-    from flux_vk.gpu import select_device
-    from flux_vk.gpu.device import family_of
+    from flux_vk.engine.buffers import Limits, check_kv_range
+    from flux_vk.engine.model import DEFAULT_CONTEXT, check_fit
+    from flux_vk.gpu import Device
     from flux_vk.models import memory_needed, read_config
 
     found: dict[str, Any] = {"runs": False, "device": None, "error": None}
-    config = None
     try:
         config = read_config(f)
-        context = min(config.context_length, DEFAULT_CONTEXT) if context is None else context
-        if context > config.context_length:
-            raise ArgumentError(f"context is {context}; the model's own limit is {config.context_length}")
-        rows = max(STEP_ROWS_GPU, *STEP_ROWS.values())
-        found["memory"] = memory_needed(f, config, context, kv_type, rows)
-        device = select_device(select)
-        found["device"] = device["name"]
-        rows = STEP_ROWS.get(device["kind"], STEP_ROWS_GPU)
-        found["memory"] = memory_needed(f, config, context, kv_type, rows)
-        found |= {"context": context, "kv_type": kv_type, "free": _free(device["index"])}
-        found["kernels"] = _variants(f, device["features"], family_of(device["kind"]), kv_type)
-        needed = sum(found["memory"].values())
-        found["runs"] = needed <= found["free"]
-        if not found["runs"]:
-            found["error"] = f"{human_bytes(needed)} are needed and {human_bytes(found['free'])} are free"
+        tokens = min(config.context_length, DEFAULT_CONTEXT) if context is None else context
+        if tokens > config.context_length:
+            raise InputError(f"context is {tokens}; the model's own limit is {config.context_length}")
+        limits = Limits(tokens, tokens, 1, kv_type, STEP_ROWS["gpu"], context_shift=False)
+        needed = memory_needed(f, config, tokens, kv_type, limits.max_rows, limits.logit_rows(config.vocab_size))
+        found["memory"] = needed  # the upper end, for where no device can be asked
+        device = Device(select)
+        limits = replace(limits, max_rows=STEP_ROWS[device.family])
+        needed = memory_needed(f, config, tokens, kv_type, limits.max_rows, limits.logit_rows(config.vocab_size))
+        found |= {"device": device.name, "memory": needed, "free": device.memory()["free"]}
+        found |= {"context": tokens, "kv_type": kv_type}
+        found["kernels"] = _variants(f, device, config.head_dim, kv_type)
+        check_kv_range(device, config, limits)
+        check_fit(device, f.path.name, needed, limits)
+        found["runs"] = True
     except FluxError as error:
-        if select is not None and config is not None and error.exit_code == 2 and found["device"] is None:
-            raise  # a device that was asked for and is not there
+        if isinstance(error, UnknownDevice) and select is not None:
+            raise
         found["error"] = str(error)
     return found
 
 
-def _free(index: int) -> int:
-    from flux_vk.gpu import Device
-
-    return int(Device(index).memory()["free"])
-
-
-def _variants(f: GGUFFile, features: Iterable[str], family: str, kv_type: str) -> dict[str, str]:
+def _variants(f: GGUFFile, device: Device, head_dim: int, kv_type: str) -> dict[str, str]:
     """The variants of the kernels that depend on types: "matmul q4_k" -> "q4_k.lane"."""
     from flux_vk.gpu import kernels
+    from flux_vk.models.step import attention_shape
+
+    def chosen(kernel: str, **types: str) -> str:
+        return kernels.choose(kernels.contract(kernel), types, device.features, device.family).name
 
     found = {}
-    types = dict.fromkeys(t.type for t in f.tensors.values() if len(t.shape) == 2)
-    for name in types:
-        c = kernels.contract("matmul")
-        found[f"matmul {name}"] = kernels.choose(c, {"w": name}, features, family).name
+    for name in dict.fromkeys(t.type for t in f.tensors.values() if len(t.shape) == 2):
+        found[f"matmul {name}"] = chosen("matmul", w=name)
     embedding = f.tensors["token_embd.weight"].type
-    found[f"embed {embedding}"] = kernels.choose(kernels.contract("embed"), {"w": embedding}, features, family).name
-    cache = {"kcache": kv_type, "vcache": kv_type}
-    found[f"attention {kv_type}"] = kernels.choose(kernels.contract("attention"), cache, features, family).name
+    found[f"embed {embedding}"] = chosen("embed", w=embedding)
+    attention = attention_shape(device, head_dim, kv_type).get("variant")
+    found[f"attention {kv_type}"] = attention or chosen("attention", kcache=kv_type, vcache=kv_type)
     return found
 
 
