@@ -146,7 +146,7 @@ class Chain:
         if total:
             arena = (self.arena or Arena(self.device)).memory(total)
         steps = tuple(_resolve(s, offsets, arena) for s in self.steps) if arena else tuple(self.steps)
-        found = hazards.place_barriers((s.accesses(), None) for s in steps)
+        found = hazards.place_barriers(s.accesses() for s in steps)
         return Planned(steps, {b.before: b for b in found}, arena, total)
 
     def totals(self) -> Totals:

@@ -39,36 +39,33 @@ class Barrier:
 class Tracker:
     """Walks the steps in order; remembers what was touched since the last barrier.
 
-    One barrier orders everything before it, so after one nothing before matters. Steps of the same `group` (disjoint
-    parts of one buffer, known to the caller) do not wait for each other.
+    One barrier orders everything before it, so after one nothing before matters.
     """
 
-    touched: dict[int, list[tuple[int, int | None, Access]]] = field(default_factory=dict)
+    touched: dict[int, list[tuple[int, Access]]] = field(default_factory=dict)
 
-    def step(self, index: int, accesses: Iterable[Access], group: int | None = None) -> Barrier | None:
+    def step(self, index: int, accesses: Iterable[Access]) -> Barrier | None:
         """The barrier this step needs in front of it, or None; the step is then remembered."""
         accesses = list(accesses)
-        barrier = self._conflict(index, accesses, group)
+        barrier = self._conflict(index, accesses)
         if barrier:
             self.touched.clear()
         for a in accesses:
-            self.touched.setdefault(a.memory, []).append((index, group, a))
+            self.touched.setdefault(a.memory, []).append((index, a))
         return barrier
 
-    def _conflict(self, index: int, accesses: list[Access], group: int | None) -> Barrier | None:
+    def _conflict(self, index: int, accesses: list[Access]) -> Barrier | None:
         for a in accesses:
-            for earlier, earlier_group, b in self.touched.get(a.memory, ()):
+            for earlier, b in self.touched.get(a.memory, ()):
                 if a.start >= b.stop or b.start >= a.stop or not (a.writes or b.writes):
-                    continue
-                if group is not None and earlier_group == group:
                     continue
                 kind = "RAW" if a.reads and b.writes else "WAW" if b.writes else "WAR"
                 return Barrier(index, kind, earlier, b.name, a.name)
         return None
 
 
-def place_barriers(steps: Iterable[tuple[list[Access], int | None]]) -> list[Barrier]:
-    """Barriers for a whole chain: steps as (accesses, group)."""
+def place_barriers(steps: Iterable[Iterable[Access]]) -> list[Barrier]:
+    """Barriers for a whole chain: for every step what it touches."""
     tracker = Tracker()
-    found = (tracker.step(i, accesses, group) for i, (accesses, group) in enumerate(steps))
+    found = (tracker.step(i, accesses) for i, accesses in enumerate(steps))
     return [b for b in found if b]

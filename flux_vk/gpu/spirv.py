@@ -38,8 +38,8 @@ def reflect(code: bytes) -> Interface:
         raise ContractError("not SPIR-V: wrong magic number; build the kernels again")
     try:
         return _read(words)
-    except IndexError:
-        raise ContractError("SPIR-V ends within an instruction; build the kernels again") from None
+    except (IndexError, KeyError, UnicodeDecodeError):
+        raise ContractError("SPIR-V is damaged, or ends within an instruction; build the kernels again") from None
 
 
 def _read(words: list[int]) -> Interface:

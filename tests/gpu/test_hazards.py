@@ -24,7 +24,7 @@ def update(start: int, stop: int, memory: int = 1, name: str = "u") -> Access:
 
 
 def placed(steps: Steps) -> list[Barrier]:
-    return place_barriers((accesses, None) for accesses in steps)
+    return place_barriers(steps)
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,6 @@ def test_reads_share_and_one_barrier_serves_many() -> None:
 
 def test_a_step_does_not_wait_for_itself() -> None:
     assert placed([[read(0, 64), write(0, 64)]]) == []
-
-
-def test_steps_of_a_group_do_not_wait_for_each_other_but_for_others() -> None:
-    steps = [([write(0, 64)], 7), ([write(0, 64)], 7), ([read(0, 64)], None)]
-    assert [b.before for b in place_barriers(steps)] == [2]
 
 
 def test_a_tracker_forgets_what_a_barrier_ordered() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flux_vk.errors import ContractError
 from flux_vk.gpu import kernels, spirv
@@ -56,5 +58,17 @@ def test_not_spirv() -> None:
     for bad in (b"", b"abc", b"\0" * 64, code[:16], b"\x7fELF" + code[4:]):
         with pytest.raises(ContractError, match="not SPIR-V"):
             spirv.reflect(bad)
-    with pytest.raises(ContractError, match="ends within an instruction"):
+    with pytest.raises(ContractError, match="damaged, or ends within an instruction"):
         spirv.reflect(code[:20] + (0x00010047).to_bytes(4, "little"))  # OpDecorate of one word
+
+
+@given(st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 2**32 - 1)), min_size=1, max_size=4))
+def test_damaged_code_is_refused_or_read(changes: list[tuple[int, int]]) -> None:
+    code = bytearray(kernels.spirv("rms_norm", "default"))
+    for at, word in changes:
+        at = 4 * (at % (len(code) // 4))
+        code[at : at + 4] = word.to_bytes(4, "little")
+    try:
+        spirv.check_against(kernels.contract("rms_norm"), "default", bytes(code))
+    except ContractError:
+        pass
