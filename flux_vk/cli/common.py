@@ -79,6 +79,7 @@ def guarded(body: Callable[[], int], debug: bool = False) -> int:
 
     FluxError: its own code. Ctrl-C: 130. A closed pipe: 141, silently. debug: with the traceback.
     """
+    _open_streams()
     try:
         code = body()
         sys.stdout.flush()
@@ -92,9 +93,23 @@ def guarded(body: Callable[[], int], debug: bool = False) -> int:
         return _failed(str(error), error.exit_code, debug)
     except MemoryError:
         return _failed("this machine has not enough free memory for that", 1, debug)
+    except OSError as error:
+        _forget_stdout()  # it may be what failed: a full disk
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{where}{error.strerror or error}", 1, debug)
     except Exception as error:
         what = f"internal error: {type(error).__name__}: {error}"
         return _failed(f"{what} (--debug shows where; `python -m flux_vk.info` tells what a report needs)", 1, debug)
+
+
+def _open_streams() -> None:
+    """Python leaves out the streams that were closed when it started; what goes there is lost, not an error."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)
 
 
 def _failed(message: str, code: int, debug: bool) -> int:

@@ -115,3 +115,15 @@ def test_conversation_in_a_terminal() -> None:
         running.kill()
         running.wait()
         os.close(ours)
+
+
+def test_streams_that_are_full_or_closed() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*RUN, "-p", "x", "-n", "2", "-q"], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert done.returncode == 1 and done.stderr == b"flux_vk: No space left on device\n"
+    done = subprocess.run(
+        [*RUN, "-n", "2"], stderr=subprocess.PIPE, timeout=60, check=False, preexec_fn=lambda: os.close(0)
+    )
+    assert done.returncode == 0 and done.stderr == b""
