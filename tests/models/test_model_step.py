@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pytest
 
 from flux_vk.errors import ArgumentError
-from flux_vk.gpu import Device
-from flux_vk.models.step import heads_per_workgroup
+from flux_vk.gpu import Device, NullDevice
+from flux_vk.models import memory_needed
+from flux_vk.models.step import attention_shape, heads_per_workgroup
 from tests.models.one_slot import OneSlot
 from tests.models.test_model_reference import CONTEXT, F32_FILES
 
@@ -145,3 +146,32 @@ def test_sizes_are_checked(device: Device, demo_model: Path) -> None:
 def test_heads_per_workgroup(group: int, size: int) -> None:
     """Even shares of at most eight."""
     assert heads_per_workgroup(group) == size
+
+
+@pytest.mark.parametrize("name", ["llama", "phi3", "gemma3"])
+def test_memory_needed(device: Device, reference_dir: Path, name: str) -> None:
+    """What is worked out from the header covers what is used, and not by far."""
+    with OneSlot(device, reference_dir / "golden" / f"{name}.f32.gguf", context=128, kv_type="f16") as model:
+        need = memory_needed(model.file, model.cfg, context=128, kv_type="f16", max_rows=64)
+        arena = model.chain(64, 1).plan().arena_bytes
+        assert need["weights"] == pytest.approx(model.weights.nbytes, rel=0.01)
+        assert need["kv"] == sum(cache.nbytes for cache in (*model.io.kcache, *model.io.vcache))
+        assert arena <= need["activations"] <= 2 * arena + 4 * model.cfg.vocab_size
+
+
+def test_dispatches_of_a_layer(device: Device, demo_model: Path) -> None:
+    """norm, q k v, rope and store, attention, output, norm, gate and up, swiglu, down: nine."""
+    with OneSlot(device, demo_model, context=64) as model:
+        plan = model.chain(1, 1).plan()
+        assert len(plan.steps) == 1 + 9 * model.cfg.n_layers + 2  # embedding before, norm and head after
+        assert len(plan.barriers) < len(plan.steps)
+
+
+def test_attention_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPU drivers with subgroups of eight get the variant made for them where the head size allows it."""
+    monkeypatch.delenv("FLUX_VK_FAMILY", raising=False)
+    assert attention_shape(NullDevice("discrete"), 64, "f16") == {"WG": 32}
+    assert attention_shape(NullDevice("cpu"), 64, "f16") == {"WG": 8, "variant": "f16.lane"}
+    assert attention_shape(NullDevice("cpu"), 80, "f16") == {"WG": 8}
+    assert attention_shape(NullDevice("cpu", subgroup_size=4), 64, "f32") == {"WG": 8}
+    assert attention_shape(NullDevice("cpu", features=frozenset({"storage16"})), 64, "f32") == {"WG": 8}
