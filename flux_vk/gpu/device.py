@@ -242,6 +242,7 @@ class Device(BaseDevice):
     # -- moving data ----------------------------------------------------------------------------------------------
 
     def upload(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
+        """Copy an array of as many bytes into a buffer's range; no submit may be using it. Raises ArgumentError."""
         _check_real(buffer)
         raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         if raw.nbytes != buffer.nbytes:
@@ -257,6 +258,7 @@ class Device(BaseDevice):
                 self._flush_staging(buffer, at, part.nbytes)
 
     def download(self, buffer: Buffer) -> npt.NDArray[Any]:
+        """A new array with a buffer's content; block types come back as rows of bytes. Raises ArgumentError."""
         _check_real(buffer)
         out = np.empty(buffer.nbytes, np.uint8)
         host = buffer.memory.host
