@@ -177,7 +177,7 @@ class Device(BaseDevice):
         self._lock = threading.RLock()
         self._pipelines: dict[tuple[Any, ...], Any] = {}
         self._live: weakref.WeakSet[Memory] = weakref.WeakSet()
-        self._slabs: dict[str, tuple[Memory, int]] = {}
+        self._slabs: dict[str, tuple[weakref.ref[Memory], int]] = {}
         self._staging: Memory | None = None
         self._dummy: tuple[Memory, int] | None = None
         _save_caches.add(self)
@@ -212,10 +212,11 @@ class Device(BaseDevice):
         step = max(self.alignment, 64)
         need = -(-max(nbytes, 1) // step) * step
         with self._lock:
-            memory, used = self._slabs.get(kind, (None, SLAB))
+            slab, used = self._slabs.get(kind, (None, SLAB))
+            memory = slab() if slab is not None else None  # held by its buffers alone: it goes with the last of them
             if memory is None or used + need > memory.nbytes:
                 memory, used = self.allocate(SLAB, kind), 0
-            self._slabs[kind] = (memory, used + need)
+            self._slabs[kind] = (weakref.ref(memory), used + need)
         return memory, used
 
     def memory(self) -> dict[str, int]:
