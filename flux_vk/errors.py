@@ -39,7 +39,9 @@ class ArgumentError(InputError):
 
 
 class ContextFull(FluxError):
-    """A sequence has reached the context limit and may not be shifted."""
+    """A prompt or a sequence is longer than the context, and may not be shifted."""
+
+    exit_code = 2
 
 
 class VulkanError(FluxError):
