@@ -70,8 +70,8 @@ def load(
         parts = memory_needed(
             file, config, limits.kv_tokens, kv_type, limits.max_rows, limits.logit_rows(config.vocab_size)
         )
-        check_kv_range(dev, config, limits)
         check_fit(dev, str(path), parts, limits)
+        check_kv_range(dev, config, limits)
         try:
             template: ChatTemplate | None = ChatTemplate.from_gguf(file)
         except TokenizerError as error:
@@ -274,7 +274,7 @@ class Model:
             self.runner.set_sampling(sequence, SamplingParams(seed=0), [0] * rows)
             self.runner.prefill(sequence, [0] * rows, sample=True)
             decode = self.runner.profile_decode(sequence, repeat)
-            return self.runner.profile_prefill(rows, repeat), decode
+            return self.runner.profile_prefill(sequence, rows, repeat), decode
         finally:
             self.runner.close_sequence(sequence)
 

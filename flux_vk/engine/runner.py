@@ -194,14 +194,15 @@ class Runner:
 
     # -- figures --------------------------------------------------------------------------------------------------
 
-    def profile_prefill(self, rows: int, repeat: int = 1) -> Profile:
-        """Times of a prefill of `rows` rows by kernel (on whatever the buffers hold)."""
+    def profile_prefill(self, sequence: Sequence, rows: int, repeat: int = 1) -> Profile:
+        """Times of a prefill of `rows` rows by kernel, written over the beginning of a sequence."""
         with self.lock:
             self._drain()
             b = self.buffers
+            self._reach(sequence, rows - 1)
             b.ids.view()[:rows] = 0
             b.pos.view()[:rows] = np.arange(rows, dtype=np.uint32)
-            b.slot.view()[:rows] = 0
+            b.slot.view()[:rows] = sequence.slot
             b.logit_row.view()[0] = rows - 1
             return self.prefill_chain(rows, 1, False).profile(repeat)
 

@@ -1,4 +1,4 @@
-"""The end of the context: a clear stop, or pages recycled as a float64 sliding window says; prefixes kept by sessions."""
+"""The end of the context: a clear stop, or pages recycled as a float64 sliding window says; what sessions keep."""
 
 from __future__ import annotations
 

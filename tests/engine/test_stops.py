@@ -16,7 +16,7 @@ STOPS = st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3)
 
 @given(pieces=PIECES, stops=STOPS)
 def test_what_is_shown_is_the_text_up_to_the_first_stop_string(pieces: list[str], stops: list[str]) -> None:
-    """Whatever the cuts: nothing is lost, no stop string is shown, and the end is noticed with the piece that ends it."""
+    """Whatever the cuts: nothing is lost, no stop string is shown, the end is noticed with the piece that makes it."""
     stop, shown, fed = StopText(stops), "", ""
     for piece in pieces:
         fed += piece

@@ -101,7 +101,8 @@ def test_long_text(device: Device, reference_dir: Path) -> None:
 def one_unknown_a_character(ids: list[int], text: str, model: Model) -> list[int]:
     """SentencePiece joins neighbouring unknown characters in one token; the recorded figures count each."""
     known = {model.tokenizer.piece(i) for i in range(model.config.vocab_size)}
-    runs = [len(run) for run in re.findall("x+", "".join("." if c == " " or c.encode() in known else "x" for c in text))]
+    marks = "".join("." if c == " " or c.encode() in known else "x" for c in text)
+    runs = [len(run) for run in re.findall("x+", marks)]
     assert ids.count(0) == len(runs)
     lengths = iter(runs)
     return [i for token in ids for i in ([0] * next(lengths) if token == 0 else [token])]
