@@ -19,6 +19,7 @@ struct Params {
     uint share;         // P_OFF: off
     uint min_key;       // keys below are dropped
     uvec2 draw;         // 64 random bits
+    uvec2 total;        // mass of the k best where the list does not hold them all, else 0
 };
 
 bool better(uint a_key, uint a_id, uint b_key, uint b_id) {
@@ -59,7 +60,8 @@ uint pick_listed(uint n, Params q) {
         }
     }
     barrier();
-    uvec2 target = share64(uvec2(s_total_lo, s_total_hi), q.share);
+    bool known = (q.total.x | q.total.y) != 0u;
+    uvec2 target = share64(known ? q.total : uvec2(s_total_lo, s_total_hi), q.share);
     uvec2 sum = uvec2(0u);
     for (uint c = 0u; c < PER; c++) {
         uint i = c * WG + tid;
@@ -96,6 +98,35 @@ uint pick_whole(uint row, Params q) {
     return id_of_key(select(DRAW, row, q.draw).key);
 }
 
+// With no limit at all: the 4096 logits that the draw falls into by sample_mass's sums, then the logit among them.
+uint pick_open(uint row, Params q) {
+    uint groups = (p.V + 4095u) / 4096u;
+    uvec2 total = uvec2(0u);
+    for (uint g = 0u; g < groups; g++) total = add64(total, mass[row * 256u + g]);
+    uvec2 target = add64(mulhi64(total, q.draw), uvec2(1u, 0u));
+    uint group = 0u;
+    for (; group + 1u < groups && less64(mass[row * 256u + group], target); group++) {
+        target = sub64(target, mass[row * 256u + group]);
+    }
+    sel_first = group * 1024u;
+    sel_end = sel_first + 1024u;
+    return id_of_key(select(DRAW_AT, row, target).key);
+}
+
+// With top-p and no top-k: a key that all candidates reach, from sample_mass's histogram, and the mass of the row.
+uint nucleus_bound(uint row, uint share, out uvec2 total) {
+    for (uint b = gl_LocalInvocationIndex; b < 256u; b += WG) {
+        s_bin_lo[b] = mass[row * 256u + b].x;
+        s_bin_hi[b] = mass[row * 256u + b].y;
+    }
+    total = sum_bins();
+    uvec2 rest = share64(total, share);
+    uint beyond = 256u - find_bin(rest);    // eighths; logits nearer to the largest are candidates
+    precise float least = float(beyond) * 0.12500013;
+    least = sel_top - least;
+    return key_of(least);
+}
+
 // The lowest id among the logits with the largest key.
 uint argmax(uint row, uint highest) {
     uint n = collect(row, highest), best = 0xFFFFFFFFu;
@@ -125,7 +156,13 @@ uint choose(uint row, uint slot, uint highest) {
 
     uint bound = 0u;
     if (q.k <= K_FAST) bound = max(kth_bound(row, q.k, highest), KEY_NEG_INF + 1u);  // -inf has no mass: may be left out
-    if (q.share == P_OFF) bound = max(bound, q.min_key);
+    q.total = uvec2(0u);
+    if (q.k == p.V && p.V > CAP && p.exact == 0u && p.has_mass != 0u) {
+        if (q.share != P_OFF) bound = max(nucleus_bound(row, q.share, q.total), KEY_NEG_INF + 1u);
+        else if (isinf(uintBitsToFloat(params[at + P_MIN_P]))) return pick_open(row, q);
+    }
+    // Without top-p's share of the mass still to be found, what min-p drops need not be listed.
+    if (q.share == P_OFF || (q.total.x | q.total.y) != 0u) bound = max(bound, q.min_key);
     bool listed = p.exact == 0u && (p.V <= CAP || bound > KEY_NEG_INF);
     uint n = listed ? collect(row, p.V <= CAP ? 1u : bound) : CAP + 1u;
     return n <= CAP ? pick_listed(n, q) : pick_whole(row, q);

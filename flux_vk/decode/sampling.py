@@ -13,6 +13,7 @@ from .state import TOP_WORDS, SamplerState
 
 BLOCKS_PER_GROUP = 64
 LOGITS_PER_GROUP = 4096
+SHORT_LIST = 512  # CAP in shaders/include/sample_math.glsl: smaller vocabularies are always sorted whole
 _ROWS_STEP = 64  # windows start at multiples of it, which satisfies every device's offset alignment
 _MAX_ROWS = 1 << 15  # below the smallest limit on a grid's axis
 
@@ -53,7 +54,7 @@ def add_sampling(
 
 def _pick_width(chain: Chain) -> int:
     """Threads that work on a row: a CPU driver runs them one after another and pays for every barrier."""
-    return 64 if chain.device.kind == "cpu" else 256
+    return 64 if chain.device.family == "cpu" else 256
 
 
 def _add_rows(
@@ -80,9 +81,14 @@ def _add_rows(
         hist_count=s.hist_count, saved=saved,
     )  # fmt: skip
     chain.sample_stats(logits=logits, row_slot=row_slot, params=s.params, maxima=maxima)
+    mass = None
+    if vocab > SHORT_LIST and not exact:
+        mass = chain.scratch((rows, 256, 2), "u32")
+        chain.fill(dst=mass)
+        chain.sample_mass(logits=logits, row_slot=row_slot, params=s.params, maxima=maxima, mass=mass)
     chain.sample_pick(
         logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, maxima=maxima, picked=picked,
-        exact=int(exact), WG=_pick_width(chain),
+        mass=mass, exact=int(exact), WG=_pick_width(chain),
     )  # fmt: skip
     results = {"top": top} if top is not None else {}
     chain.sample_commit(

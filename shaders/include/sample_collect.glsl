@@ -4,8 +4,6 @@
 
 #include "sample_row.glsl"
 
-const uint CAP = 512u;          // entries of the list; flux_vk/gpu/reference/sampling.py knows it too
-
 shared uint s_key[CAP];
 shared uint s_id[CAP];
 shared uint s_hi[CAP];          // mass parts; before that, the blocks to be searched

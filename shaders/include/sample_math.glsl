@@ -27,6 +27,8 @@ const uint TOP_WORDS = 42u;     // count, log-probability (or logsumexp), then p
 const uint BLOCK_LANES = 64u;
 const uint BLOCK_VECS = 16u;
 
+const uint CAP = 512u;          // entries of the short list of candidates
+
 const uint KEY_NEG_INF = 0x007FFFFFu;   // key of -inf (and of NaN); 0 is the key of "no element here"
 
 // Larger float <=> larger key. NaN counts as -inf, +inf as the largest finite float, -0 as +0.

@@ -5,6 +5,7 @@ const uint BY_COUNT = 0u;   // order: key descending; weight 1
 const uint BY_MASS = 1u;    // order: key descending; weight: mass at temperature 1
 const uint TIES = 2u;       // order: id ascending; only keys equal to cut_key; weight 1
 const uint DRAW = 3u;       // order: id ascending; weight: mass at the row's temperature
+const uint DRAW_AT = 4u;    // the same, with the target given
 
 shared uint s_bin_lo[256];
 shared uint s_bin_hi[256];
@@ -14,6 +15,8 @@ uint cut_key = 1u;
 uint cut_id = 0xFFFFFFFFu;
 float sel_top;              // largest logit
 float sel_inv_temp;
+uint sel_first = 0u;        // range that select() goes over, in vectors of four logits
+uint sel_end = 0xFFFFFFFFu;
 
 bool inside(uint key, uint id) {
     return key > cut_key || (key == cut_key && id <= cut_id);
@@ -38,12 +41,13 @@ uvec2 weight_of(uint mode, uint key) {
     if (mode == BY_COUNT || mode == TIES) return uvec2(1u, 0u);
     precise float d = value_of(key) - sel_top;
     precise float t = d * sel_inv_temp;
-    return parts64(mass_parts(mode == DRAW ? t : d));
+    return parts64(mass_parts(mode >= DRAW ? t : d));
 }
 
 void tally(uint mode, uint row, uint shift, uint prefix, bool first) {
     uint above = shift + 8u;
-    for (uint i = gl_LocalInvocationIndex; i < (p.V + 3u) / 4u; i += WG) {
+    uint end = min(sel_end, (p.V + 3u) / 4u);
+    for (uint i = sel_first + gl_LocalInvocationIndex; i < end; i += WG) {
         uvec4 keys = load_keys(row, i);
         for (uint c = 0u; c < 4u; c++) {
             uint key = keys[c], id = 4u * i + c;
@@ -61,8 +65,41 @@ void tally(uint mode, uint row, uint shift, uint prefix, bool first) {
     }
 }
 
+// Sums of 16 bins each into s_lo / s_hi[0..15]; returns the sum of all. For all threads, between barriers.
+uvec2 sum_bins() {
+    uint tid = gl_LocalInvocationIndex;
+    barrier();
+    if (tid < 16u) {
+        uvec2 sum = uvec2(0u);
+        for (uint b = 16u * tid; b < 16u * tid + 16u; b++) sum = add64(sum, uvec2(s_bin_lo[b], s_bin_hi[b]));
+        s_lo[tid] = sum.x;
+        s_hi[tid] = sum.y;
+    }
+    barrier();
+    uvec2 total = uvec2(0u);
+    for (uint g = 0u; g < 16u; g++) total = add64(total, uvec2(s_lo[g], s_hi[g]));
+    return total;
+}
+
+// From the highest bin down: the one at which the running sum reaches `rest`, which loses the bins passed over.
+uint find_bin(inout uvec2 rest) {
+    uint group = 15u;
+    for (; group > 0u; group--) {
+        uvec2 w = uvec2(s_lo[group], s_hi[group]);
+        if (!less64(w, rest)) break;
+        rest = sub64(rest, w);
+    }
+    uint bin = 16u * group + 15u;
+    for (; bin > 16u * group; bin--) {
+        uvec2 w = uvec2(s_bin_lo[bin], s_bin_hi[bin]);
+        if (!less64(w, rest)) break;
+        rest = sub64(rest, w);
+    }
+    return bin;
+}
+
 // The first element, in the mode's order, at which the running weight reaches the target. The target is `arg` for the
-// counting modes, ceil(total * arg.x / 2^32) for BY_MASS, floor(total * arg / 2^64) + 1 for DRAW.
+// counting modes and DRAW_AT, ceil(total * arg.x / 2^32) for BY_MASS, floor(total * arg / 2^64) + 1 for DRAW.
 Found select(uint mode, uint row, uvec2 arg) {
     uint tid = gl_LocalInvocationIndex;
     Found f = Found(0u, arg, uvec2(0u));
@@ -75,31 +112,10 @@ Found select(uint mode, uint row, uvec2 arg) {
         }
         barrier();
         tally(mode, row, uint(shift), f.key, uint(shift) == top_shift);
-        barrier();
-        if (tid < 16u) {
-            uvec2 sum = uvec2(0u);
-            for (uint b = 16u * tid; b < 16u * tid + 16u; b++) sum = add64(sum, uvec2(s_bin_lo[b], s_bin_hi[b]));
-            s_lo[tid] = sum.x;
-            s_hi[tid] = sum.y;
-        }
-        barrier();
-        if (uint(shift) == top_shift && mode != BY_COUNT && mode != TIES) {
-            uvec2 total = uvec2(0u);
-            for (uint g = 0u; g < 16u; g++) total = add64(total, uvec2(s_lo[g], s_hi[g]));
-            f.rest = mode == BY_MASS ? share64(total, arg.x) : add64(mulhi64(total, arg), uvec2(1u, 0u));
-        }
-        uint group = 15u;
-        for (; group > 0u; group--) {
-            uvec2 w = uvec2(s_lo[group], s_hi[group]);
-            if (!less64(w, f.rest)) break;
-            f.rest = sub64(f.rest, w);
-        }
-        uint bin = 16u * group + 15u;
-        for (; bin > 16u * group; bin--) {
-            uvec2 w = uvec2(s_bin_lo[bin], s_bin_hi[bin]);
-            if (!less64(w, f.rest)) break;
-            f.rest = sub64(f.rest, w);
-        }
+        uvec2 total = sum_bins();
+        if (uint(shift) == top_shift && mode == BY_MASS) f.rest = share64(total, arg.x);
+        if (uint(shift) == top_shift && mode == DRAW) f.rest = add64(mulhi64(total, arg), uvec2(1u, 0u));
+        uint bin = find_bin(f.rest);
         f.here = uvec2(s_bin_lo[bin], s_bin_hi[bin]);
         f.key |= bin << uint(shift);
     }

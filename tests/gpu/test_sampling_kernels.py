@@ -44,9 +44,9 @@ def words(settings: list[dict[str, Any]]) -> npt.NDArray[np.uint32]:
 
 def pick(
     device: Device, logits: npt.NDArray[np.float32], slots: npt.NDArray[np.uint32], params: npt.NDArray[np.uint32],
-    positions: npt.NDArray[np.uint32] | None = None, *, exact: int = 0, WG: int = 64,
+    positions: npt.NDArray[np.uint32] | None = None, *, exact: int = 0, WG: int = 64, with_mass: bool = False,
 ) -> npt.NDArray[np.uint32]:  # fmt: skip
-    """sample_stats and sample_pick in one chain."""
+    """sample_stats, sample_mass where asked for, and sample_pick in one chain."""
     rows, vocab = logits.shape
     positions = np.arange(rows, dtype=np.uint32) if positions is None else positions
     x, s, at, p = (device.array(a) for a in (logits, slots, positions, params))
@@ -54,7 +54,12 @@ def pick(
     chain = Chain(device)
     maxima = chain.scratch((rows, blocks(vocab)), "u32")
     chain.sample_stats(logits=x, row_slot=s, params=p, maxima=maxima)
-    chain.sample_pick(logits=x, row_slot=s, row_pos=at, params=p, maxima=maxima, picked=out, exact=exact, WG=WG)
+    mass = device.zeros((rows, 256, 2), "u32") if with_mass else None
+    if mass is not None:
+        chain.sample_mass(logits=x, row_slot=s, params=p, maxima=maxima, mass=mass)
+    chain.sample_pick(
+        logits=x, row_slot=s, row_pos=at, params=p, maxima=maxima, mass=mass, picked=out, exact=exact, WG=WG
+    )
     chain.run()
     return out.numpy()
 
@@ -103,9 +108,10 @@ def test_pick(device: Device, rng: np.random.Generator, vocab: int, exact: int) 
     logits = (3 * rng.standard_normal((len(settings), vocab))).astype(np.float32)
     slots = rng.permutation(len(settings)).astype(np.uint32)
     params = words(settings)
-    got = pick(device, logits, slots, params, exact=exact)
     want = reference("sample_pick")(logits, slots, np.arange(len(settings)), params)
-    np.testing.assert_array_equal(got, want)
+    for with_mass in (False, True) if vocab < 100_000 or not exact else (False,):
+        got = pick(device, logits, slots, params, exact=exact, with_mass=with_mass)
+        np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("workgroup", [128, 256])
@@ -126,7 +132,8 @@ def test_ties(device: Device, rng: np.random.Generator, vocab: int) -> None:
     params = words(SETTINGS)
     want = reference("sample_pick")(logits, slots, np.arange(len(slots)), params)
     for exact in (0, 1):
-        np.testing.assert_array_equal(pick(device, logits, slots, params, exact=exact), want)
+        got = pick(device, logits, slots, params, exact=exact, with_mass=not exact)
+        np.testing.assert_array_equal(got, want)
     assert pick(device, logits[:1] * 0, slots[:1], params).tolist() == [[0, 0]], "greedy takes the lowest id"
 
 
@@ -152,7 +159,7 @@ def test_values_that_are_not_numbers(device: Device) -> None:
     for slot in range(3):
         slots = np.full(6, slot, np.uint32)
         for exact in (0, 1):
-            got = pick(device, logits, slots, params, exact=exact)
+            got = pick(device, logits, slots, params, exact=exact, with_mass=not exact)
             np.testing.assert_array_equal(got, reference("sample_pick")(logits, slots, np.arange(6), params))
             assert got[:4].tolist() == [[0, 1], [0, 1], [9, 0], [500, 0]]
             assert got[4, 0] in (11, 12, 13) and got[5, 0] in (100, 300)
@@ -192,6 +199,25 @@ def test_adjust(device: Device, rng: np.random.Generator, vocab: int) -> None:
     want, _ = reference("sample_adjust")(**given)
     np.testing.assert_array_equal(got["logits"], want)
     assert any((want[row] != given["logits"][row]).any() for row in range(n))
+
+
+@pytest.mark.parametrize("vocab", [512, 513, 4096, 9001, 151936])
+def test_mass(device: Device, rng: np.random.Generator, vocab: int) -> None:
+    """Bit-equal sums of integers, for the rows that need them; others are not touched."""
+    logits = (4 * rng.standard_normal((len(SETTINGS), vocab))).astype(np.float32)
+    logits[:, 3] = -np.inf
+    logits[4] = 1.0  # equal: the largest sums there are
+    slots, params = np.arange(len(SETTINGS), dtype=np.uint32), words(SETTINGS)
+    x, s, p = device.array(logits), device.array(slots), device.array(params)
+    mass = device.zeros((len(SETTINGS), 256, 2), "u32")
+    chain = Chain(device)
+    maxima = chain.scratch((len(SETTINGS), blocks(vocab)), "u32")
+    chain.sample_stats(logits=x, row_slot=s, params=p, maxima=maxima)
+    chain.sample_mass(logits=x, row_slot=s, params=p, maxima=maxima, mass=mass)
+    chain.run()
+    want = reference("sample_mass")(logits, slots, params)
+    np.testing.assert_array_equal(mass.numpy().view(np.uint64)[:, :, 0], want)
+    assert (want.sum(axis=1) > 0).sum() == {512: 0, 513: 6}.get(vocab, 5)  # top_k 700 is none of 513
 
 
 @pytest.mark.parametrize("vocab", [1, 5, 65, 1000, 151936])

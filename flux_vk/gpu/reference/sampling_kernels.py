@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .sampling import F32, KEY_NEG_INF, U32, key_of, pick_row, top_row, value_of
+from .sampling import CAP, F32, KEY_NEG_INF, U32, key_of, mass, pick_row, top_row, value_of
 
 TOP_MAX = 20
 TOP_WORDS = 2 + 2 * TOP_MAX
@@ -124,3 +124,25 @@ def sample_commit(
         hist_count[slot] += 1
         ring[slot, positions[slot] % ring.shape[1]] = tokens[slot]
     return tokens, positions, history, hist_count, ring
+
+
+def sample_mass(logits: F32, row_slot: U32, params: U32, **_: Any) -> npt.NDArray[np.uint64]:
+    """mass as uint64[M, 256] (the kernel's pairs joined): by eighths from the largest logit, or by 4096 tokens."""
+    rows, vocab = logits.shape
+    out = np.zeros((rows, 256), np.uint64)
+    for row, slot in enumerate(row_slot):
+        if slot >= len(params) or vocab <= CAP:
+            continue
+        k, share, inverse = params[slot, 0], params[slot, 1], params.view(np.float32)[slot, 3]
+        limited = share == _OFF and np.isfinite(params.view(np.float32)[slot, 2])
+        if inverse == 0 or 0 < k < vocab or limited:
+            continue
+        keys = key_of(logits[row])
+        with np.errstate(over="ignore", invalid="ignore"):
+            below = (value_of(keys) - value_of(keys.max(keepdims=True))).astype(np.float32)
+            masses = mass(below if share != _OFF else (below * inverse).astype(np.float32))
+        where = np.arange(vocab) // 4096
+        if share != _OFF:
+            where = 255 - (np.minimum(-below, np.float32(31.875)) * 8).astype(np.int64)
+        np.add.at(out[row], where, masses.astype(np.uint64))
+    return out
