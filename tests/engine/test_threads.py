@@ -25,10 +25,10 @@ def two_slots(device: Device, demo_model: Path) -> Iterator[Model]:
         yield m
 
 
-def run(model: Model, prompt: str, seed: int, **more: float) -> Generation:
+def run(model: Model, prompt: str, seed: int) -> Generation:
     # A seeded draw with every rule at work, so that any mix-up of slots would show.
     params = fx.SamplingParams(
-        temperature=0.9, top_k=50, repeat_penalty=1.1, seed=seed, logit_bias={400 + seed: 2.0}, logprobs=3, **more
+        temperature=0.9, top_k=50, repeat_penalty=1.1, seed=seed, logit_bias={400 + seed: 2.0}, logprobs=3
     )
     g = model.start(prompt, params, max_tokens=LENGTH)
     for _ in g:
