@@ -1,6 +1,6 @@
 """The option tables of docs/command-line.md, written from the command lines' own parsers.
 
-    python -m tests.docs.command_line        writes them into the page again, after an option has changed
+python -m tests.docs.command_line        writes them into the page again, after an option has changed
 """
 
 from __future__ import annotations
