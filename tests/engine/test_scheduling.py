@@ -153,8 +153,10 @@ def test_an_abandoned_generation_ends_without_the_collector(null: Model) -> None
         for _ in range(5):
             for _piece in null.generate([1], seed=1):
                 break
+            assert free(null)
             for _token in null.start([1]):
                 break
+            assert free(null)
             g = null.start([1])
             next(g)
             del g
