@@ -42,6 +42,8 @@ void Context::open(uint32_t index, const std::string& cache_bytes) {
     type = properties.deviceType;
     timestamp_period = properties.limits.timestampComputeAndGraphics ? properties.limits.timestampPeriod : 0.0f;
     family = compute_family(*physical);
+    timestamp_bits = physical->getQueueFamilyProperties()[family].timestampValidBits;
+    if (timestamp_bits == 0) timestamp_period = 0.0f;
     uint32_t n_queues = std::min(2u, physical->getQueueFamilyProperties()[family].queueCount);
     std::vector<float> priorities(n_queues, 1.0f);
     vk::DeviceQueueCreateInfo queue_info({}, family, n_queues, priorities.data());

@@ -32,6 +32,7 @@ class Context {
     vk::PhysicalDeviceMemoryProperties memory;
     vk::PhysicalDeviceType type;
     float timestamp_period = 1.0f;
+    uint32_t timestamp_bits = 64;
     bool subgroup_size_control = false;
     bool memory_budget = false;
 

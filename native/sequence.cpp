@@ -99,6 +99,9 @@ Recording::Recording(std::shared_ptr<Context> context, uint32_t queue, uint32_t 
 Recording::~Recording() {
     auto& device = *context_->device;
     if (running_) {
+        // Dropped by Python while it runs: other threads go on meanwhile.
+        std::unique_ptr<pybind11::gil_scoped_release> release;
+        if (PyGILState_Check()) release = std::make_unique<pybind11::gil_scoped_release>();
         try {
             (void)device.waitForFences(fence_, true, UINT64_MAX);
         } catch (const vk::SystemError&) {
@@ -223,6 +226,11 @@ std::vector<uint64_t> Recording::timestamps() {
                                                         vk::QueryResultFlagBits::e64);
     if (result != vk::Result::eSuccess)
         throw Failure("VulkanError", "timestamps are not there yet; wait for the submit first", vk::to_string(result));
+    // Counters of fewer than 64 bits wrap; differences to the first stay right when they are cut to the same bits.
+    const uint32_t bits = context_->timestamp_bits;
+    const uint64_t mask = bits >= 64 ? ~uint64_t(0) : (uint64_t(1) << bits) - 1;
+    const uint64_t first = out[0];
+    for (auto& stamp : out) stamp = (stamp - first) & mask;
     return out;
 }
 

@@ -35,7 +35,7 @@ class Recording {
     void submit();
     bool poll();
     bool wait(uint64_t timeout_ns);  // false: time is up, still running
-    std::vector<uint64_t> timestamps();
+    std::vector<uint64_t> timestamps();  // ticks since the first
 
    private:
     void record(std::shared_ptr<kp::OpBase> op);
