@@ -57,13 +57,16 @@ def check_kv_range(device: Device, config: ModelConfig, limits: Limits) -> None:
 class EngineBuffers:
     """Everything of a runner that lives on the device. Letting go of it gives the memory back.
 
-    Raises ModelError where the cache cannot be bound, OutOfDeviceMemory where the device refuses an allocation.
+    scratch: bytes that the largest step will want, taken at once; otherwise every larger chain leaves a smaller arena
+    behind. Raises ModelError where the cache cannot be bound, OutOfDeviceMemory where the device refuses an allocation.
     """
 
-    def __init__(self, device: Device, config: ModelConfig, weights: Weights, limits: Limits) -> None:
+    def __init__(self, device: Device, config: ModelConfig, weights: Weights, limits: Limits, scratch: int = 0) -> None:
         check_kv_range(device, config, limits)
         self.weights = weights
         self.arena = Arena(device)
+        if scratch:
+            self.arena.memory(scratch)
         shape = (pages_for(limits.kv_tokens), config.n_kv_heads, PAGE_SIZE, config.head_dim)
         self.kcache = [device.empty(shape, limits.kv_type) for _ in range(config.n_layers)]
         self.vcache = [device.empty(shape, limits.kv_type) for _ in range(config.n_layers)]

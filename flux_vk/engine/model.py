@@ -78,7 +78,8 @@ def load(
             log.debug("no chat template: %s", error)
             template = None
         weights = load_weights(dev, file, config, progress, context=limits.context)
-        runner = Runner(dev, config, weights, limits)
+        logits = 4 * limits.logit_rows(config.vocab_size) * config.vocab_size
+        runner = Runner(dev, config, weights, limits, scratch=parts["activations"] - logits)
     model = Model(dev, config, tokenizer, template, runner, parts)
     model.load_seconds = time.perf_counter() - started
     return model

@@ -31,7 +31,7 @@ PREFILL_CHAINS = 48  # kept recorded; the decode chains of all slots are kept be
 class Runner:
     """Steps of one model. Thread-safe where said: take `lock` around anything that submits."""
 
-    def __init__(self, device: Device, config: ModelConfig, weights: Weights, limits: Limits) -> None:
+    def __init__(self, device: Device, config: ModelConfig, weights: Weights, limits: Limits, scratch: int = 0) -> None:
         self.device = device
         self.config = config
         self.limits = limits
@@ -43,7 +43,7 @@ class Runner:
         self.slots = Slots(limits.sequences, self.pool, entries, sinks)
         self.max_logits = limits.logit_rows(config.vocab_size)
         self._chains: OrderedDict[tuple[Any, ...], Recorded] = OrderedDict()
-        self._buffers: EngineBuffers | None = EngineBuffers(device, config, weights, limits)
+        self._buffers: EngineBuffers | None = EngineBuffers(device, config, weights, limits, scratch)
 
     @property
     def buffers(self) -> EngineBuffers:

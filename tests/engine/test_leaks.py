@@ -35,10 +35,11 @@ def handles() -> tuple[int, int]:
     return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
 
-def use(path: Path, device: Device | None = None) -> fx.Model:
+def use(path: Path, device: Device | None = None, close: bool = True) -> fx.Model:
     m = fx.load(path, device=device, context=128)
     assert len(list(m.start("It was", fx.SamplingParams(temperature=0), max_tokens=2))) == 2
-    m.close()
+    if close:
+        m.close()
     return m
 
 
@@ -62,6 +63,15 @@ def test_a_hundred_models_on_one_device(demo_model: Path, without_collector: Non
         assert device.memory()["allocated"] == allocated
 
     measure(100, 20, action)
+
+
+def test_models_that_are_only_let_go(demo_model: Path, without_collector: None) -> None:
+    device = Device()
+    use(demo_model, device)
+    allocated = device.memory()["allocated"]
+    for _ in range(3):
+        use(demo_model, device, close=False)
+        assert device.memory()["allocated"] == allocated
 
 
 def test_models_with_a_device_of_their_own(demo_model: Path, without_collector: None) -> None:

@@ -253,3 +253,14 @@ def test_profiles_do_not_disturb(model: Model) -> None:
     prefill, decode = model.profile(prompt_tokens=16, repeat=1)
     assert "attention" in str(prefill) and "attention" in str(decode)
     assert begun + [t.id for t in g] == want
+
+
+def test_one_arena_serves_all_steps(small: Device, demo_model: Path) -> None:
+    """Prompts that grow do not leave a larger arena each behind them."""
+    with fx.load(demo_model, device=small, context=128) as m:
+        greedy(m, [1] * 2, n=2)
+        before = small.memory()["allocated"]
+        for n in (3, 20, 50, 64, 100):
+            greedy(m, [1] * n, n=2, logprobs=5)
+        assert small.memory()["allocated"] == before
+        assert m.runner.buffers.arena.nbytes <= m.memory_plan()["activations"]
