@@ -122,9 +122,10 @@ def test_a_failure_leaves_the_others_well(model: Model, fail: str) -> None:
 
 def test_cancel_from_another_thread(model: Model) -> None:
     g = model.start(PROMPTS[0], fx.SamplingParams(temperature=0.9, seed=1, logit_bias={2: float("-inf")}))
-    threading.Timer(0.05, g.cancel).start()
-    count = sum(1 for _ in g)
-    assert g.finish_reason == "cancelled" and 0 < count == len(g.tokens)
+    next(g)
+    threading.Timer(0.02, g.cancel).start()
+    count = 1 + sum(1 for _ in g)
+    assert g.finish_reason == "cancelled" and 1 < count == len(g.tokens)
 
 
 def test_cancel_while_waiting_for_a_slot(two_slots: Model) -> None:
