@@ -1,6 +1,6 @@
 """What the pages say against what is there: links, names, variables, commands, options, docstrings.
 
-Not for: the examples (test_pages.py), docs/environment.md (tests/test_settings.py).
+Not for: the examples (test_doc_pages.py), docs/environment.md (tests/test_settings.py).
 """
 
 from __future__ import annotations
