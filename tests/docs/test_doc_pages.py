@@ -11,7 +11,9 @@ import pytest
 
 from tests.docs.pages import Block, Page, PageError, blocks, commands, matches
 
-PAGES = ("quickstart", "library", "command-line", "sampling", "adding-a-kernel", "adding-an-architecture")
+PAGES = (
+    "architecture", "quickstart", "library", "command-line", "sampling", "adding-a-kernel", "adding-an-architecture",
+)  # fmt: skip
 
 
 def run_page(name: str, root: Path, folder: Path, reference: Path | None) -> str:
