@@ -23,16 +23,18 @@ from ..errors import ContextFull, FluxError, InputError, OutOfDeviceMemory, Toke
 from ..formats.gguf import open_gguf
 from ..gpu import Device, Profile
 from ..models import ModelConfig, load_weights, memory_needed, read_config
+from ..models.memory import kv_bytes
 from ..text import ChatTemplate, Tokenizer
 from .buffers import Limits, check_kv_range
 from .generation import Generation
-from .pages import PAGE_SIZE
+from .pages import PAGE_SIZE, pages_for
 from .runner import Runner
 from .session import Session
 
 log = logging.getLogger("flux_vk.engine")
 
 DEFAULT_CONTEXT = 4096
+SHARED_KV_BYTES = 64 << 20  # what the caches of all sequences may take together without being asked for
 
 
 def load(
@@ -51,7 +53,8 @@ def load(
     device: a Device, an index or a name part (default: FLUX_VK_DEVICE, else the best one).
     context: tokens of one sequence; default: the model's own limit, at most 4096.
     kv_type: "f16" or "f32", how keys and values are kept.
-    sequences: how many may live at once (threads, sessions). They share a cache of `kv_tokens` (default: `context`).
+    sequences: how many may live at once (threads, sessions); more wait. They share a cache of `kv_tokens`: by default
+    room for all their contexts where that takes at most 64 MiB, else for one whole context and a page for each other.
     context_shift: at the end of the context recycle the oldest page (the first 32 tokens stay) instead of stopping.
     progress: called with (bytes loaded, bytes in all).
     Raises GGUFError, ModelError, TokenizerError for the file; OutOfDeviceMemory, with needed and free bytes by part,
@@ -98,9 +101,11 @@ def _limits(
         raise InputError(f"kv_tokens is {kv_tokens}; expected at least the context of {context}")
     if shift and context < 3 * PAGE_SIZE:
         raise InputError(f"context is {context}; shifting needs at least {3 * PAGE_SIZE} tokens")
-    # One page more than the tokens need for every further sequence: each may leave its last page unfilled.
-    tokens = kv_tokens if kv_tokens is not None else context + PAGE_SIZE * (sequences - 1)
-    return Limits(context, tokens, sequences, kv_type, max_rows=64, context_shift=shift)
+    if kv_tokens is None:
+        affordable = SHARED_KV_BYTES // kv_bytes(config, 1, kv_type) * PAGE_SIZE
+        least, most = context + PAGE_SIZE * (sequences - 1), pages_for(context) * PAGE_SIZE * sequences
+        kv_tokens = max(least, min(most, affordable))
+    return Limits(context, kv_tokens, sequences, kv_type, max_rows=64, context_shift=shift)
 
 
 def check_fit(device: Device, path: str, parts: Mapping[str, int], limits: Limits) -> None:

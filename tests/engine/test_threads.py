@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import flux_vk as fx
+from flux_vk.engine import model as model_module
 from flux_vk.engine.generation import Generation
 from flux_vk.engine.model import Model
 from flux_vk.errors import InputError
@@ -82,6 +83,27 @@ def test_asking_for_logits_meanwhile_changes_nothing(model: Model) -> None:
         asked = pool.submit(lambda: [model.logits(ids) for _ in range(6)])
         assert text.result() == [tokens] * 3
         assert all((found == logits).all() for found in asked.result())
+
+
+def test_every_sequence_may_fill_its_context_where_memory_is_no_matter(device: Device, demo_model: Path) -> None:
+    with fx.load(demo_model, device=device, context=100) as m:
+        assert m.runner.limits.kv_tokens == 8 * 128
+
+        def fill(seed: int) -> str | None:
+            params = fx.SamplingParams(temperature=0.9, seed=seed, logit_bias={2: float("-inf")})
+            g = m.start(PROMPTS[0], params)
+            for _ in g:
+                pass
+            return g.finish_reason
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(fill, range(8))) == ["context"] * 8
+
+
+def test_a_large_cache_is_shared(demo_model: Path, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "SHARED_KV_BYTES", 1 << 20)
+    with fx.load(demo_model, device=device) as m:
+        assert m.runner.limits.kv_tokens == 256 + 7 * 32
 
 
 class Interrupted(Exception):
