@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 RUN = [sys.executable, "-m", "flux_vk.run"]
 
 
