@@ -37,6 +37,11 @@ def sources_digest(shaders: Path) -> bytes:
     return digest.digest()
 
 
+def head_folder(generated: Path, contract: Contract, variant: Variant) -> Path:
+    """Where the generated head of a contract lies for the shader of this variant."""
+    return generated / contract.name / Path(variant.shader).stem
+
+
 def compile_variant(
     contract: Contract, variant: Variant, shaders: Path, generated: Path, out: Path, base: bytes
 ) -> str | None:
@@ -56,7 +61,7 @@ def compile_variant(
         prepared.write_text(source.read_text().replace("#version 450\n", HEAD, 1))
         command = [
             os.environ.get("GLSLANG_VALIDATOR", "glslangValidator"), "-V", "--target-env", "vulkan1.2",
-            f"-I{generated}", f"-I{shaders}", f"-I{shaders / 'include'}",
+            f"-I{head_folder(generated, contract, variant)}", f"-I{shaders}", f"-I{shaders / 'include'}",
             f"-I{ROOT / 'shaders'}", f"-I{ROOT / 'shaders' / 'include'}", *defines,
             str(prepared), "-o", str(made),
         ]  # fmt: skip
@@ -99,10 +104,10 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     for contract in contracts:
-        head = generated / f"{contract.name}.contract.glsl"
-        text = glsl_interface(contract)
-        if not head.exists() or head.read_text() != text:
-            head.write_text(text)
+        for variant in {v.shader: v for v in contract.variants}.values():
+            head = head_folder(generated, contract, variant) / f"{contract.name}.contract.glsl"
+            head.parent.mkdir(parents=True, exist_ok=True)
+            head.write_text(glsl_interface(contract, variant.shader))
     base = sources_digest(shaders)
     jobs = [(c, v) for c in contracts for v in c.variants]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:

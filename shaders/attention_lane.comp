@@ -7,15 +7,6 @@
 #include "attention.contract.glsl"
 #include "include/softcap.glsl"
 
-layout(set = 0, binding = 0, std430) readonly buffer B_q { float q[]; };
-#ifdef KV_F16
-layout(set = 0, binding = 5, std430) readonly buffer B_k_8 { u64vec2 k_8[]; };
-layout(set = 0, binding = 6, std430) readonly buffer B_v_4 { uint64_t v_4[]; };
-#else
-layout(set = 0, binding = 5, std430) readonly buffer B_k_8 { u64vec4 k_8[]; };
-layout(set = 0, binding = 6, std430) readonly buffer B_v_4 { u64vec2 v_4[]; };
-#endif
-
 const float LOWEST = -3.0e38;
 const uint LANES = 8u;
 const uint KEYS = PS / LANES;               // keys of a page scored by one lane

@@ -5,9 +5,6 @@
 // the batch it stands in.
 #version 450
 #include "matmul.contract.glsl"
-layout(set = 0, binding = 0, std430) readonly buffer B_w16 { u64vec2 w16[]; };
-layout(set = 0, binding = 0, std430) readonly buffer B_w8 { uint64_t w8[]; };
-layout(set = 0, binding = 1, std430) readonly buffer B_x32 { u64vec4 x32[]; };
 #include "include/quant_rows.glsl"
 
 const uint RL = (NR + WG - 1) / WG;      // weight rows of a lane

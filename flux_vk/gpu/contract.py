@@ -31,6 +31,7 @@ class Binding:
     type: str
     shape: tuple[str, ...] = ()
     glsl: dict[str, str] = field(default_factory=dict)
+    glsl_in: dict[str, dict[str, str]] = field(default_factory=dict)  # further views, by the shader that has them
     optional: bool = False
     elements: str | None = None  # the fewest the kernel touches, where the shape alone does not say it
 
@@ -161,7 +162,7 @@ def load(path: Path) -> Contract:
 
 _KEYS = {
     "": "name shader summary source symbols bindings push spec workgroup dispatch cost tolerance variants window",
-    "bindings": "name access type shape glsl optional elements",
+    "bindings": "name access type shape glsl glsl_in optional elements",
     "push": "name type value default",
     "spec": "name type default choices",
     "workgroup": "size",
@@ -190,6 +191,7 @@ def _build(d: dict[str, Any]) -> Contract:
         Binding(
             name=b["name"], access=b["access"], type=b["type"], shape=tuple(str(s) for s in b.get("shape", [])),
             glsl=dict(b.get("glsl", {})) or {b["name"]: GLSL_SCALAR.get(b["type"], "uint")},
+            glsl_in={shader: dict(views) for shader, views in b.get("glsl_in", {}).items()},
             optional=bool(b.get("optional", False)), elements=b.get("elements"),
         )
         for b in d["bindings"]
@@ -252,7 +254,7 @@ def _check_unique(c: Contract) -> None:
         ("push fields", [p.name for p in c.push]),
         ("constants", [s.name for s in c.spec]),
         ("variants", [v.name for v in c.variants]),
-        ("GLSL arrays", [view for b in c.bindings for view in b.glsl]),
+        *(("GLSL arrays", [v for b in c.bindings for v in views_in(b, s)]) for s in {v.shader for v in c.variants}),
     ):
         if len(set(names)) < len(names):
             raise ContractError(f"two {what} are called {next(n for n in names if names.count(n) > 1)!r}")
@@ -266,6 +268,9 @@ def _check_bindings(c: Contract) -> None:
             raise ContractError(f"binding {b.name}: type * needs an entry in the `types` of every variant")
         if b.access not in ("read", "write", "read_write"):
             raise ContractError(f"binding {b.name}: access {b.access!r}, expected read, write or read_write")
+        for shader in b.glsl_in:
+            if shader not in {v.shader for v in c.variants}:
+                raise ContractError(f"binding {b.name}: glsl_in names {shader!r}, which is the shader of no variant")
         for e in b.shape:
             _check_names(f"binding {b.name} shape", e, _known(c))
         if b.elements is not None:
@@ -308,7 +313,12 @@ _EXTENSIONS = (
 )  # fmt: skip
 
 
-def glsl_interface(c: Contract) -> str:
+def views_in(b: Binding, shader: str) -> dict[str, str]:
+    """GLSL arrays of a binding in one shader: name -> element type."""
+    return {**b.glsl, **b.glsl_in.get(shader, {})}
+
+
+def glsl_interface(c: Contract, shader: str) -> str:
     """The generated head that a shader includes: extensions, buffers, push block `p`, constants, local size."""
     lines = [f"// Generated from kernels/{c.name}.toml"]
     lines += [f"#extension {e} : enable" for e in _EXTENSIONS]
@@ -323,7 +333,7 @@ def glsl_interface(c: Contract) -> str:
     lines.append(f"layout({', '.join(sizes)}) in;")
     qualifier = {"read": "readonly ", "write": "writeonly ", "read_write": ""}
     for i, b in enumerate(c.bindings):
-        for view, kind in b.glsl.items():
+        for view, kind in views_in(b, shader).items():
             lines.append(
                 f"layout(set = 0, binding = {i}, std430) {qualifier[b.access]}buffer B_{view} {{ {kind} {view}[]; }};"
             )

@@ -102,8 +102,22 @@ def test_a_good_one(tmp_path: Path) -> None:
         c.variant("quarter")
 
 
+def test_views_of_one_shader(tmp_path: Path) -> None:
+    """A shader may see a binding in a way of its own; the others do not, and no other shader can be named."""
+    shader = from_text(tmp_path, GOOD).variants[0].shader
+    where = 'glsl = { x = "float", x4 = "vec4" }'
+    assert where in GOOD
+    c = from_text(tmp_path, GOOD.replace(where, where + f'\nglsl_in = {{ "{shader}" = {{ x8 = "u64vec4" }} }}'))
+    assert Contract.from_json(json.loads(json.dumps(c.to_json()))) == c
+    assert "buffer B_x8 { u64vec4 x8[]; };" in glsl_interface(c, shader)
+    assert "x8" not in glsl_interface(c, "other.comp")
+    with pytest.raises(ContractError, match="glsl_in names 'other.comp'"):
+        from_text(tmp_path, GOOD.replace(where, where + '\nglsl_in = { "other.comp" = { x8 = "uint" } }'))
+
+
 def test_the_interface_block(tmp_path: Path) -> None:
-    lines = glsl_interface(from_text(tmp_path, GOOD)).splitlines()
+    c = from_text(tmp_path, GOOD)
+    lines = glsl_interface(c, c.variants[0].shader).splitlines()
     for line in (
         "layout(constant_id = 0) const uint WG = 64;",
         "layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;",

@@ -164,6 +164,6 @@ def test_the_script_says_what_is_wrong(tmp_path: Path, repo_root: Path) -> None:
 
 def test_the_project_is_not_touched(folder: Path, repo_root: Path) -> None:
     """Heads of outside kernels are generated beside their SPIR-V."""
-    assert (folder / "gen" / "twice.contract.glsl").exists()
-    assert not (repo_root / "build" / "gen" / "twice.contract.glsl").exists()
+    assert (folder / "gen" / "twice" / "twice" / "twice.contract.glsl").exists()
+    assert not (repo_root / "build" / "gen" / "twice").exists()
     assert not os.path.exists(repo_root / "flux_vk" / "spirv" / "twice--default.spv")
