@@ -231,6 +231,7 @@ def _one(
                 f"one binding spans at most {device.max_range} on this device"
             )
         ordered[b.name] = buffer
+    values.update({f"{name}_bytes": buffer.nbytes for name, buffer in ordered.items()})
     return Dispatch(
         c, variant, tuple(spec), ordered, left_out, b"".join(push), (grid[0], grid[1], grid[2]),
         float(_evaluate(c, "the cost", c.cost_bytes, values)), float(_evaluate(c, "the cost", c.cost_flops, values)),

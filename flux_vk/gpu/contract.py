@@ -235,9 +235,12 @@ def check(c: Contract) -> None:
     known = _known(c)
     if len(c.grid) != 3 or len(c.workgroup) != 3:
         raise ContractError("grid and workgroup size need three entries each")
-    for what, exprs in (("grid", c.grid), ("workgroup", c.workgroup), ("cost", (c.cost_bytes, c.cost_flops))):
+    sizes = {f"{b.name}_bytes" for b in c.bindings}
+    for what, exprs, names in (
+        ("grid", c.grid, known), ("workgroup", c.workgroup, known), ("cost", (c.cost_bytes, c.cost_flops), known | sizes),
+    ):  # fmt: skip
         for e in exprs:
-            _check_names(what, e, known)
+            _check_names(what, e, names)
     if c.window and c.window.push not in {p.name for p in c.push}:
         raise ContractError(f"window push field {c.window.push!r} is not in the push list")
     if c.window and not any(b.name == c.window.binding and b.shape[:1] and b.shape[0] in c.symbols for b in c.bindings):
