@@ -237,8 +237,10 @@ def check(c: Contract) -> None:
         raise ContractError("grid and workgroup size need three entries each")
     sizes = {f"{b.name}_bytes" for b in c.bindings}
     for what, exprs, names in (
-        ("grid", c.grid, known), ("workgroup", c.workgroup, known), ("cost", (c.cost_bytes, c.cost_flops), known | sizes),
-    ):  # fmt: skip
+        ("grid", c.grid, known),
+        ("workgroup", c.workgroup, known),
+        ("cost", (c.cost_bytes, c.cost_flops), known | sizes),
+    ):
         for e in exprs:
             _check_names(what, e, names)
     if c.window and c.window.push not in {p.name for p in c.push}:
