@@ -202,7 +202,7 @@ class _Reader:
     def types(self, tokens: list[str], special: tuple[int | None, ...], unk: int | None) -> npt.NDArray[np.int32]:
         got = self.numbers("token_type", len(tokens), "iu")
         if got is None:  # very old files: what can be told from texts and ids
-            out = np.full(len(tokens), TokenType.NORMAL, np.int32)
+            out: npt.NDArray[np.int32] = np.full(len(tokens), TokenType.NORMAL, np.int32)
             for i in special:
                 if i is not None:
                     out[i] = TokenType.CONTROL

@@ -21,7 +21,7 @@ from flux_vk.formats.gguf_reader import read_header
 
 SECONDS = 10
 MAX_BYTES = 4 << 20
-MAX_SECONDS_EACH = 2.0
+MAX_SECONDS_EACH = 20.0
 _WORDS = [
     0,
     1,

@@ -56,8 +56,8 @@ def rope_store(
     k_out, v_out = kcache.astype(np.float64), vcache.astype(np.float64)
     q_width, kv_width = heads * head_dim, kv_heads * head_dim
     live = np.flatnonzero(slot < n_slots)
-    q = out[live, :q_width].reshape(-1, heads, head_dim)
-    k = out[live, q_width : q_width + kv_width].reshape(-1, kv_heads, head_dim)
+    q: F64 = out[live, :q_width].reshape(-1, heads, head_dim)
+    k: F64 = out[live, q_width : q_width + kv_width].reshape(-1, kv_heads, head_dim)
     v = out[live, q_width + kv_width : q_width + 2 * kv_width].reshape(-1, kv_heads, head_dim)
     if qnorm is not None:
         q = q / np.sqrt(np.mean(q * q, axis=-1, keepdims=True) + eps) * qnorm.astype(np.float64)
@@ -92,7 +92,7 @@ def attention(
         ks, vs = [], []
         for entry in range(page_entry(position, info, page_size) + 1):
             start = (entry if entry < int(info[0]) else entry + int(info[1])) * page_size
-            keys = np.arange(start, min(start + page_size, position + 1))
+            keys: npt.NDArray[np.int64] = np.arange(start, min(start + page_size, position + 1))
             if window:
                 keys = keys[position - keys < window]
             ks.append(kcache[pages[slot[row], entry]][:, keys - start])

@@ -141,7 +141,7 @@ def sample_mass(logits: F32, row_slot: U32, params: U32, **_: Any) -> npt.NDArra
         with np.errstate(over="ignore", invalid="ignore"):
             below = (value_of(keys) - value_of(keys.max(keepdims=True))).astype(np.float32)
             masses = mass(below if share != _OFF else (below * inverse).astype(np.float32))
-        where = np.arange(vocab) // 4096
+        where: npt.NDArray[np.int64] = np.arange(vocab) // 4096
         if share != _OFF:
             where = 255 - (np.minimum(-below, np.float32(31.875)) * 8).astype(np.int64)
         np.add.at(out[row], where, masses.astype(np.uint64))
