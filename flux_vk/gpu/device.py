@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def family_of(kind: str) -> str:
     return settings().family or ("cpu" if kind == "cpu" else "gpu")
 
 
-class BaseDevice:
+class BaseDevice(ABC):
     """What chains need of a device: limits, features, and buffers. `NullDevice` is the one without Vulkan."""
 
     name: str
@@ -106,18 +107,21 @@ class BaseDevice:
         return int(self.limits["max_storage_buffer_range"])
 
     @property
+    @abstractmethod
     def dummy(self) -> Buffer:
         """A small buffer bound in place of optional ones that were left out."""
-        raise NotImplementedError
 
+    @abstractmethod
     def allocate(self, nbytes: int, kind: str = "device") -> Memory:
-        raise NotImplementedError
+        """One allocation of its own; kind: device, host (written by the CPU), readback (read by it)."""
 
+    @abstractmethod
     def upload(self, buffer: Buffer, array: npt.NDArray[Any]) -> None:
-        raise NotImplementedError
+        """Copy an array of the same bytes to a buffer."""
 
+    @abstractmethod
     def download(self, buffer: Buffer) -> npt.NDArray[Any]:
-        raise NotImplementedError
+        """Copy a buffer to a new array."""
 
     def empty(self, shape: tuple[int, ...], dtype: str = "f32", kind: str = "device") -> Buffer:
         """Uninitialised device memory of this shape and dtype."""

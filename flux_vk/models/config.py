@@ -50,11 +50,8 @@ class LayerConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Everything the forward step needs to know besides the weights.
-
-    Sizes are in elements, positions in tokens.
-    """
+class Sizes:
+    """The keys that every architecture shares, read and checked by `read_sizes`."""
 
     arch: str
     name: str
@@ -67,11 +64,20 @@ class ModelConfig:
     vocab_size: int
     context_length: int
     norm_eps: float
+    tied: bool
+    """True: the output head is the token embedding."""
+
+
+@dataclass(frozen=True)
+class ModelConfig(Sizes):
+    """Everything the forward step needs to know besides the weights.
+
+    Sizes are in elements, positions in tokens.
+    """
+
     attn_scale: float
     ropes: tuple[RopeConfig, ...]
     layers: tuple[LayerConfig, ...]
-    tied: bool
-    """True: the output head is the token embedding."""
     attn_softcap: float = 0.0
     final_softcap: float = 0.0
     embed_scale: float = 1.0
@@ -91,24 +97,6 @@ class ModelConfig:
     def qkv_width(self) -> int:
         """Width of a row of the joint q, k, v buffer."""
         return self.q_width + 2 * self.kv_width
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The keys that every architecture shares, read and checked by `read_sizes`."""
-
-    arch: str
-    name: str
-    n_layers: int
-    dim: int
-    ffn_dim: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    context_length: int
-    norm_eps: float
-    tied: bool
 
 
 def read_sizes(f: GGUFFile) -> Sizes:
@@ -237,22 +225,12 @@ def make_config(
     tied: bool | None = None,
 ) -> ModelConfig:
     """Joins the shared sizes with what one architecture adds. `attn_scale` None = 1/sqrt(head_dim)."""
+    shared = {**vars(s), "tied": s.tied if tied is None else tied}
     return ModelConfig(
-        arch=s.arch,
-        name=s.name,
-        n_layers=s.n_layers,
-        dim=s.dim,
-        ffn_dim=s.ffn_dim,
-        n_heads=s.n_heads,
-        n_kv_heads=s.n_kv_heads,
-        head_dim=s.head_dim,
-        vocab_size=s.vocab_size,
-        context_length=s.context_length,
-        norm_eps=s.norm_eps,
+        **shared,
         attn_scale=1.0 / math.sqrt(s.head_dim) if attn_scale is None else attn_scale,
         ropes=ropes,
         layers=layers,
-        tied=s.tied if tied is None else tied,
         attn_softcap=attn_softcap,
         final_softcap=final_softcap,
         embed_scale=embed_scale,
