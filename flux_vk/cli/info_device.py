@@ -67,7 +67,7 @@ def collect(select: str | None, version: str) -> dict[str, Any]:
     `error` holds the reason where Vulkan cannot be used; UnknownDevice is raised.
     """
     from flux_vk.gpu import list_devices, select_device
-    from flux_vk.gpu.device import family_of
+    from flux_vk.gpu.selection import family_of
 
     found: dict[str, Any] = {
         "versions": versions(version), "settings": _settings(), "devices": [], "selected": None,

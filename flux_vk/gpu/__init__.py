@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from .chain import Arena as Arena
     from .chain import Chain as Chain
     from .device import Device as Device
-    from .device import list_devices as list_devices
-    from .device import select_device as select_device
     from .null import NullDevice as NullDevice
     from .profile import Profile as Profile
     from .record import Recorded as Recorded
+    from .selection import list_devices as list_devices
+    from .selection import select_device as select_device
 
 _HOMES = {
     "Arena": "chain", "Buffer": "buffer", "Chain": "chain", "Device": "device", "NullDevice": "null",
-    "Profile": "profile", "Recorded": "record", "list_devices": "device", "select_device": "device",
+    "Profile": "profile", "Recorded": "record", "list_devices": "selection", "select_device": "selection",
 }  # fmt: skip
 __all__ = sorted(_HOMES)
 

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from flux_vk.errors import UnknownDevice, VulkanError
-from flux_vk.gpu import Chain, Device, cache, list_devices, native, select_device
-from flux_vk.gpu import device as device_module
+from flux_vk.gpu import Chain, Device, cache, list_devices, native, select_device, selection
 
 
 def described(name: str, kind: str, version: str = "1.3.0", usable: bool = True) -> dict[str, Any]:
-    types = {v: k for k, v in device_module._KINDS.items()}
+    types = {v: k for k, v in selection._KINDS.items()}
     return {"name": name, "type": types.get(kind, "Other"), "api_version": version, "usable": usable}
 
 
