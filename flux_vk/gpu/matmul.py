@@ -44,6 +44,7 @@ class Tuned:
 
 
 TOKENS = (1, 2, 4, 8)
+ROWS = (1, 2, 4, 8, 16, 32)
 # Most tokens of a workgroup. Measured on llvmpipe (AVX2): with 4 weight rows a lane, 4 tokens are where the
 # accumulators still fit the registers and the unrolled loop the instruction cache; 8 are slower.
 MOST_TOKENS = {"lane": 4, "wave": 8}
@@ -103,8 +104,14 @@ def _measured(device: BaseDevice, variant: str, n: int, k: int) -> tuple[Tuned |
     tuner = tuner_of(device)
     if tuner is None:
         return None, None
-    one, many = (tuner.get(tuning_key(variant, n, k, m)) for m in (False, True))
-    return (Tuned(**one) if one else None), (Tuned(**many) if many else None)
+    one, many = (_usable(tuner.get(tuning_key(variant, n, k, m))) for m in (False, True))
+    return one, many
+
+
+def _usable(values: dict[str, int] | None) -> Tuned | None:
+    """A choice from a tuning file, unless it names a shape that this version of the kernel does not have."""
+    tuned = Tuned(values.get("rows", 0), values.get("tokens", 0)) if values else None
+    return tuned if tuned and tuned.rows in ROWS and tuned.tokens in TOKENS else None
 
 
 def matmul(

@@ -59,4 +59,7 @@ def test_tuning_is_used_and_changes_no_bits(device: Device, rng: np.random.Gener
     matmul(chain := Chain(device), w=w, x=x, y=device.empty((11, n)))
     assert len(chain) == len(pieces(11, n, k, family, None, Tuned(8, 2))) == 2
     assert (product() == want).all()
+    for odd in ({"rows": 0, "tokens": 2}, {"rows": 8, "tokens": 3}, {"lanes": 8}):
+        tuner._choices[names[1]] = Choice(odd, 1.0, 2.0)
+        assert (product() == want).all(), "a choice of another version is left aside"
     del tuner._choices[names[0]], tuner._choices[names[1]]
