@@ -24,8 +24,6 @@ FIRST = 6
 """Elements of an array that are shown."""
 WIDTH = 80
 """Characters of a text that are shown."""
-STEP_ROWS = {"cpu": 64, "gpu": 256}
-"""Prompt tokens that the engine runs in one step."""
 
 
 def collect(path: Path, select: str | None, context: int | None, kv_type: str) -> dict[str, Any]:
@@ -108,7 +106,7 @@ def _tokenizer(f: GGUFFile) -> dict[str, Any]:
 
 def _here(f: GGUFFile, select: str | None, context: int | None, kv_type: str) -> dict[str, Any]:
     """Whether the file would run on the selected device, with what memory and kernels; `error` says why not."""
-    from flux_vk.engine.buffers import Limits, check_kv_range
+    from flux_vk.engine.buffers import STEP_ROWS, Limits, check_kv_range
     from flux_vk.engine.model import DEFAULT_CONTEXT, check_fit
     from flux_vk.gpu import Device
     from flux_vk.models import memory_needed, read_config

@@ -16,6 +16,7 @@ from ..models import ModelConfig, StepIO, Weights
 from .pages import PAGE_SIZE, PageTable, pages_for
 
 LOGITS_BYTES = 64 << 20  # most that logits of one step may take
+STEP_ROWS = {"cpu": 64, "gpu": 256}  # most prompt tokens of one step, by family of kernels
 RING = 256
 HISTORY = 1024  # tokens a penalty can look back on
 MIN_HISTORY = 256  # even in a smaller context

@@ -25,7 +25,7 @@ from ..gpu import Device, Profile
 from ..models import ModelConfig, load_weights, memory_needed, read_config
 from ..models.memory import kv_bytes
 from ..text import ChatTemplate, Tokenizer
-from .buffers import Limits, check_kv_range
+from .buffers import STEP_ROWS, Limits, check_kv_range
 from .generation import Generation
 from .pages import PAGE_SIZE, pages_for
 from .runner import Runner
@@ -67,8 +67,7 @@ def load(
         config = read_config(file)
         limits = _limits(config, context, kv_type, sequences, kv_tokens, context_shift)
         dev = device if isinstance(device, Device) else Device(device)
-        if dev.family != "cpu":
-            limits = replace(limits, max_rows=256)
+        limits = replace(limits, max_rows=STEP_ROWS[dev.family])
         tokenizer = Tokenizer.from_gguf(file)
         parts = memory_needed(
             file, config, limits.kv_tokens, kv_type, limits.max_rows, limits.logit_rows(config.vocab_size)
@@ -105,7 +104,7 @@ def _limits(
         affordable = SHARED_KV_BYTES // kv_bytes(config, 1, kv_type) * PAGE_SIZE
         least, most = context + PAGE_SIZE * (sequences - 1), pages_for(context) * PAGE_SIZE * sequences
         kv_tokens = max(least, min(most, affordable))
-    return Limits(context, kv_tokens, sequences, kv_type, max_rows=64, context_shift=shift)
+    return Limits(context, kv_tokens, sequences, kv_type, max_rows=max(STEP_ROWS.values()), context_shift=shift)
 
 
 def check_fit(device: Device, path: str, parts: Mapping[str, int], limits: Limits) -> None:
