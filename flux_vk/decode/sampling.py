@@ -1,4 +1,4 @@
-"""Appends sampling to a chain: five kernels turn logits into tokens, with nothing for the CPU to decide.
+"""Appends sampling to a chain: six kernels turn logits into tokens, with nothing for the CPU to decide.
 
 Not for: models (they write the logits) or sequences (the engine fills row_slot and row_pos).
 """
