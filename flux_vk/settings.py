@@ -17,6 +17,7 @@ from flux_vk.errors import InputError
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
+FUSIONS = ("norm", "act")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("", "0", "false", "no", "off")
@@ -99,6 +100,17 @@ def _cache_dir(text: str, env: Mapping[str, str]) -> Path:
     return base / "flux_vk"
 
 
+def _fusion(text: str, env: Mapping[str, str]) -> tuple[str, ...]:
+    words = [word.strip() for word in text.lower().split(",") if word.strip()]
+    if words in ([], ["all"]):
+        return FUSIONS
+    if words == ["none"]:
+        return ()
+    if not set(words) <= set(FUSIONS):
+        raise _bad("FLUX_VK_FUSION", text, f"all, none, or some of {', '.join(FUSIONS)} with commas between")
+    return tuple(words)
+
+
 DEVICE = Variable(
     "FLUX_VK_DEVICE",
     "the best device: discrete before integrated before CPU",
@@ -138,6 +150,13 @@ MARKERS = Variable(
     "the kernel that was running. Every step then waits for the one before it: slower, for finding a fault only.",
     _flag("FLUX_VK_MARKERS"),
 )
+FUSION = Variable(
+    "FLUX_VK_FUSION",
+    "all",
+    f"Which passes put several operations of a step into one kernel: all, none, or some of {', '.join(FUSIONS)} with "
+    "commas between. Results agree with and without (norm: but for the last bits).",
+    _fusion,
+)
 REFERENCE = Variable(
     "FLUX_VK_REFERENCE",
     "`../shared/reference` beside the repository",
@@ -169,6 +188,7 @@ VARIABLES: tuple[Variable[object], ...] = (
     CACHE_DIR,
     NO_CACHE,
     MARKERS,
+    FUSION,
     REFERENCE,
     TEST_SEED,
     KOMPUTE_SDIST,
@@ -185,6 +205,7 @@ class Settings:
     cache_dir: Path
     no_cache: bool
     markers: bool
+    fusion: tuple[str, ...]
     reference: Path | None
     test_seed: int | None
     kompute_sdist: Path | None
@@ -207,6 +228,7 @@ def settings(environ: Mapping[str, str] | None = None) -> Settings:
         cache_dir=read(CACHE_DIR),
         no_cache=read(NO_CACHE),
         markers=read(MARKERS),
+        fusion=read(FUSION),
         reference=read(REFERENCE),
         test_seed=read(TEST_SEED),
         kompute_sdist=read(KOMPUTE_SDIST),

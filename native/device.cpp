@@ -120,16 +120,17 @@ std::pair<int64_t, int64_t> Context::heap_bytes() const {
     return {total, available};
 }
 
-std::pair<vk::DescriptorSetLayout, vk::PipelineLayout> Context::layouts(uint32_t bindings, uint32_t push_bytes) {
+std::pair<vk::DescriptorSetLayout, vk::PipelineLayout> Context::layouts(uint32_t bindings, uint32_t push_bytes,
+                                                                              uint32_t texel) {
     std::lock_guard<std::mutex> guard(layout_lock_);
-    auto& set = set_layouts_[bindings];
+    auto& set = set_layouts_[{bindings, texel}];
     if (!set) {
         std::vector<vk::DescriptorSetLayoutBinding> list;
         for (uint32_t i = 0; i < bindings; i++)
-            list.emplace_back(i, vk::DescriptorType::eStorageBuffer, 1, vk::ShaderStageFlagBits::eCompute);
+            list.emplace_back(i, binding_type(texel, i), 1, vk::ShaderStageFlagBits::eCompute);
         set = device->createDescriptorSetLayout(vk::DescriptorSetLayoutCreateInfo({}, list));
     }
-    auto& layout = pipeline_layouts_[{bindings, push_bytes}];
+    auto& layout = pipeline_layouts_[{bindings, push_bytes, texel}];
     if (!layout) {
         vk::PushConstantRange range(vk::ShaderStageFlagBits::eCompute, 0, push_bytes);
         vk::PipelineLayoutCreateInfo info({}, 1, &set, push_bytes ? 1u : 0u, &range);
@@ -170,7 +171,8 @@ Allocation::Allocation(std::shared_ptr<Context> c, uint64_t n, Kind kind) : cont
     auto& device = *context->device;
     try {
         buffer = device.createBuffer(vk::BufferCreateInfo(
-            {}, n, Usage::eStorageBuffer | Usage::eTransferSrc | Usage::eTransferDst | Usage::eIndirectBuffer));
+            {}, n, Usage::eStorageBuffer | Usage::eUniformTexelBuffer | Usage::eTransferSrc | Usage::eTransferDst |
+                        Usage::eIndirectBuffer));
     } catch (const vk::SystemError& error) {
         refused(*context, n, error);
     }
@@ -210,10 +212,10 @@ Allocation::~Allocation() {
 }
 
 Pipeline::Pipeline(std::shared_ptr<Context> c, const std::string& n, const std::string& spirv, uint32_t nb, uint32_t np,
-                   const std::vector<uint32_t>& spec, uint32_t subgroup_size)
-    : context(std::move(c)), name(n), bindings(nb), push_bytes(np) {
+                   const std::vector<uint32_t>& spec, uint32_t subgroup_size, uint32_t t)
+    : context(std::move(c)), name(n), bindings(nb), push_bytes(np), texel(t) {
     auto& device = *context->device;
-    std::tie(set_layout, layout) = context->layouts(bindings, push_bytes);
+    std::tie(set_layout, layout) = context->layouts(bindings, push_bytes, texel);
     std::vector<uint32_t> words(spirv.size() / 4);
     std::memcpy(words.data(), spirv.data(), words.size() * 4);
     auto module = device.createShaderModule(vk::ShaderModuleCreateInfo({}, words));

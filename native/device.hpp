@@ -1,5 +1,6 @@
 // A Vulkan device of our own making, with the features it has, handed to Kompute's Manager; memory and pipelines on it.
 #pragma once
+#include <array>
 #include <kompute/Manager.hpp>
 #include <map>
 #include <memory>
@@ -39,15 +40,16 @@ class Context {
     std::string cache_data() const;
     // (total, free) bytes of the device-local heaps; free is what VK_EXT_memory_budget says, else -1.
     std::pair<int64_t, int64_t> heap_bytes() const;
-    // Set layout and pipeline layout, shared by all kernels with as many bindings and push bytes.
-    std::pair<vk::DescriptorSetLayout, vk::PipelineLayout> layouts(uint32_t bindings, uint32_t push_bytes);
+    // Set layout and pipeline layout, shared by all kernels with as many bindings and push bytes. A bit of `texel` says
+    // that the binding of that number is a uniform texel buffer; the others are storage buffers.
+    std::pair<vk::DescriptorSetLayout, vk::PipelineLayout> layouts(uint32_t bindings, uint32_t push_bytes, uint32_t texel);
 
    private:
     void open(uint32_t index, const std::string& cache);
     void close();
     std::mutex layout_lock_;
-    std::map<uint32_t, vk::DescriptorSetLayout> set_layouts_;
-    std::map<std::pair<uint32_t, uint32_t>, vk::PipelineLayout> pipeline_layouts_;
+    std::map<std::pair<uint32_t, uint32_t>, vk::DescriptorSetLayout> set_layouts_;  // bindings, texel
+    std::map<std::array<uint32_t, 3>, vk::PipelineLayout> pipeline_layouts_;        // bindings, push bytes, texel
 };
 
 class Allocation {
@@ -67,7 +69,7 @@ class Allocation {
 
 struct Pipeline {
     Pipeline(std::shared_ptr<Context> context, const std::string& name, const std::string& spirv, uint32_t bindings,
-             uint32_t push_bytes, const std::vector<uint32_t>& spec, uint32_t subgroup_size);
+             uint32_t push_bytes, const std::vector<uint32_t>& spec, uint32_t subgroup_size, uint32_t texel);
     ~Pipeline();
     Pipeline(const Pipeline&) = delete;
     Pipeline& operator=(const Pipeline&) = delete;
@@ -76,9 +78,14 @@ struct Pipeline {
     std::string name;
     uint32_t bindings;
     uint32_t push_bytes;
+    uint32_t texel;
     vk::DescriptorSetLayout set_layout;
     vk::PipelineLayout layout;
     vk::Pipeline handle;
 };
+
+inline vk::DescriptorType binding_type(uint32_t texel, uint32_t binding) {
+    return (texel >> binding) & 1u ? vk::DescriptorType::eUniformTexelBuffer : vk::DescriptorType::eStorageBuffer;
+}
 
 }  // namespace flux

@@ -47,6 +47,9 @@ static py::list feature_words(const vk::PhysicalDevice& device) {
         add(f.v13.shaderIntegerDotProduct, "integer_dot");
     }
     add(has_extension(device, "VK_KHR_cooperative_matrix"), "cooperative_matrix");
+    // A texel of four words; as many as a storage buffer binds elsewhere, so that windows serve both.
+    constexpr uint32_t texels = 1u << 27;
+    add(device.getProperties().limits.maxTexelBufferElements >= texels, "texel_buffers");
     vk::PhysicalDeviceSubgroupProperties subgroup;
     vk::PhysicalDeviceProperties2 properties;
     properties.pNext = &subgroup;
@@ -90,7 +93,8 @@ static py::dict describe(const vk::PhysicalDevice& device) {
     py::dict limits;
     limits["max_storage_buffer_range"] = uint64_t(p.limits.maxStorageBufferRange);
     limits["max_allocation"] = uint64_t(maintenance.maxMemoryAllocationSize);
-    limits["storage_alignment"] = uint64_t(p.limits.minStorageBufferOffsetAlignment);
+    limits["storage_alignment"] =
+        uint64_t(std::max(p.limits.minStorageBufferOffsetAlignment, p.limits.minTexelBufferOffsetAlignment));
     limits["max_push_bytes"] = p.limits.maxPushConstantsSize;
     limits["max_shared_bytes"] = p.limits.maxComputeSharedMemorySize;
     limits["max_workgroup_invocations"] = p.limits.maxComputeWorkGroupInvocations;

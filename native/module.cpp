@@ -73,10 +73,11 @@ PYBIND11_MODULE(_kompute, m) {
              })
         .def("pipeline",
              [](std::shared_ptr<Context> self, const std::string& name, const py::bytes& spirv, uint32_t bindings,
-                uint32_t push_bytes, const std::vector<uint32_t>& spec, uint32_t subgroup_size) {
+                uint32_t push_bytes, const std::vector<uint32_t>& spec, uint32_t subgroup_size, uint32_t texel) {
                  std::string code = spirv;
                  py::gil_scoped_release release;
-                 return std::make_shared<Pipeline>(std::move(self), name, code, bindings, push_bytes, spec, subgroup_size);
+                 return std::make_shared<Pipeline>(std::move(self), name, code, bindings, push_bytes, spec, subgroup_size,
+                                                   texel);
              })
         .def("recording",
              [](std::shared_ptr<Context> self, uint32_t queue, uint32_t timestamps) {

@@ -110,6 +110,7 @@ Recording::~Recording() {
     }
     sequence_->destroy();
     for (auto pool : pools_) device.destroy(pool);
+    for (auto view : views_) device.destroy(view);
     if (queries_) device.destroy(queries_);
     device.destroy(fence_);
 }
@@ -117,6 +118,15 @@ Recording::~Recording() {
 void Recording::record(std::shared_ptr<kp::OpBase> op) {
     if (ended_) throw Failure("VulkanError", "this recording has ended; record a new one");
     sequence_->record(op);
+}
+
+// Four 32-bit words a texel.
+vk::BufferView Recording::texel_view(const Range& range) {
+    if (range.bytes % 16)
+        throw Failure("VulkanError", "a texel buffer of " + std::to_string(range.bytes) + " bytes; expected a multiple of 16");
+    views_.push_back(context_->device->createBufferView(vk::BufferViewCreateInfo(
+        {}, range.allocation->buffer, vk::Format::eR32G32B32A32Uint, range.offset, range.bytes)));
+    return views_.back();
 }
 
 vk::DescriptorSet Recording::descriptor_set(const Pipeline& pipeline, const std::vector<Range>& ranges) {
@@ -127,19 +137,25 @@ vk::DescriptorSet Recording::descriptor_set(const Pipeline& pipeline, const std:
                                          " buffers, got " + std::to_string(n));
     if (pool_left_ == 0 || pool_descriptors_ < n) {
         constexpr uint32_t sets = 64, descriptors = 640;
-        vk::DescriptorPoolSize size(vk::DescriptorType::eStorageBuffer, std::max(descriptors, n));
-        pools_.push_back(device.createDescriptorPool(vk::DescriptorPoolCreateInfo({}, sets, size)));
+        const uint32_t count = std::max(descriptors, n);
+        const vk::DescriptorPoolSize sizes[] = {{vk::DescriptorType::eStorageBuffer, count},
+                                                {vk::DescriptorType::eUniformTexelBuffer, count}};
+        pools_.push_back(device.createDescriptorPool(vk::DescriptorPoolCreateInfo({}, sets, sizes)));
         pool_left_ = sets;
-        pool_descriptors_ = size.descriptorCount;
+        pool_descriptors_ = count;
     }
     pool_left_--;
     pool_descriptors_ -= n;
     auto set = device.allocateDescriptorSets(vk::DescriptorSetAllocateInfo(pools_.back(), pipeline.set_layout))[0];
     std::vector<vk::DescriptorBufferInfo> infos;
     for (const auto& r : ranges) infos.emplace_back(r.allocation->buffer, r.offset, r.bytes);
+    std::vector<vk::BufferView> views(n);
     std::vector<vk::WriteDescriptorSet> writes;
-    for (uint32_t i = 0; i < n; i++)
-        writes.emplace_back(set, i, 0, 1, vk::DescriptorType::eStorageBuffer, nullptr, &infos[i], nullptr);
+    for (uint32_t i = 0; i < n; i++) {
+        const auto type = binding_type(pipeline.texel, i);
+        if (type == vk::DescriptorType::eUniformTexelBuffer) views[i] = texel_view(ranges[i]);
+        writes.emplace_back(set, i, 0, 1, type, nullptr, &infos[i], &views[i]);
+    }
     device.updateDescriptorSets(writes, nullptr);
     return set;
 }

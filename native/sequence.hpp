@@ -39,12 +39,14 @@ class Recording {
 
    private:
     void record(std::shared_ptr<kp::OpBase> op);
+    vk::BufferView texel_view(const Range& range);
     vk::DescriptorSet descriptor_set(const Pipeline& pipeline, const std::vector<Range>& ranges);
 
     std::shared_ptr<Context> context_;
     Queue& queue_;
     std::shared_ptr<kp::Sequence> sequence_;
     vk::CommandBuffer commands_;
+    std::vector<vk::BufferView> views_;
     std::vector<vk::DescriptorPool> pools_;
     uint32_t pool_left_ = 0;
     uint32_t pool_descriptors_ = 0;

@@ -4,8 +4,11 @@
 #version 450
 #include "matmul.contract.glsl"
 #include "include/quant.glsl"
+#include "include/matmul_act.glsl"
 
-shared float partial[NR * NT * (WG / 4)];    // subgroups have at least four invocations
+const uint OUT = ACT == 0u ? NR : NR / 2;    // an activation takes two rows, gate and up, for one result
+const uint SUMS = NR * NT + NT;              // the products, then every token's squares
+shared float partial[SUMS * (WG / 4)];       // subgroups have at least four invocations
 
 // Activations k..k+3 of a token, zero past K; `row` is where the token's row starts.
 vec4 activations(uint row, uint k) {
@@ -19,29 +22,53 @@ vec4 activations(uint row, uint k) {
 #endif
 }
 
+vec4 norm_weights(uint k) {
+#if Q_FLOAT
+    vec4 v = vec4(0.0);
+    [[unroll]] for (uint c = 0u; c < 4u; c++)
+        if (k + c < p.K) v[c] = norm[k + c];
+    return v;
+#else
+    return norm4[k >> 2];
+#endif
+}
+
 float dot_in_order(vec4 a, vec4 b, float sum) {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
 }
 
+// One of the workgroup's sums, subgroup by subgroup.
+float total(uint a) {
+    float v = 0.0;
+    for (uint s = 0u; s < gl_NumSubgroups; s++) v += partial[a * gl_NumSubgroups + s];
+    return v;
+}
+
 void main() {
     uint tiles = (p.R + NT - 1u) / NT, tile = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
-    uint t0 = (tile % tiles) * NT, n0 = (tile / tiles) * NR;
+    uint t0 = (tile % tiles) * NT, n0 = (tile / tiles) * OUT, results = ACT == 0u ? p.N : p.N / 2u;
     uint thread = gl_LocalInvocationID.x, i = thread & 3u;
     uint nb = q_blocks(p.K), stride = q_stride(p.K) >> 2;
 
     uint x_row[NT];
-    float acc[NR * NT];
+    float acc[SUMS];
     [[unroll]] for (uint t = 0u; t < NT; t++) x_row[t] = min(t0 + t, p.R - 1u) * p.x_stride;
-    [[unroll]] for (uint a = 0u; a < NR * NT; a++) acc[a] = 0.0;
+    [[unroll]] for (uint a = 0u; a < SUMS; a++) acc[a] = 0.0;
 
     for (uint b = thread >> 2; b < nb; b += WG / 4u) {
         vec4 low[NT], high[NT];
         [[unroll]] for (uint t = 0u; t < NT; t++) {
             low[t] = activations(x_row[t], b * 32u + i * 4u);
             high[t] = activations(x_row[t], b * 32u + 16u + i * 4u);
+            if (NORM == 0u) continue;
+            uint a = NR * NT + t;
+            acc[a] = dot_in_order(high[t], high[t], dot_in_order(low[t], low[t], acc[a]));
+            low[t] *= norm_weights(b * 32u + i * 4u);
+            high[t] *= norm_weights(b * 32u + 16u + i * 4u);
         }
         [[unroll]] for (uint n = 0u; n < NR; n++) {
-            QEight q = q_read(min(n0 + n, p.N - 1u) * stride, p.K, b, i);
+            uint row = min(n0 + n % OUT, results - 1u) + n / OUT * results;
+            QEight q = q_read(row * stride, p.K, b, i);
 #if Q_FLOAT
             if (b * 32u + i * 4u >= p.K) q.low = vec4(0.0);
             if (b * 32u + 16u + i * 4u >= p.K) q.high = vec4(0.0);
@@ -63,18 +90,26 @@ void main() {
         }
     }
 
-    [[unroll]] for (uint a = 0u; a < NR * NT; a++) {
+    [[unroll]] for (uint a = 0u; a < SUMS; a++) {
+        if (NORM == 0u && a >= NR * NT) break;
         float sum = subgroupAdd(acc[a]);
         if (subgroupElect()) partial[a * gl_NumSubgroups + gl_SubgroupID] = sum;
     }
     barrier();
-    for (uint a = thread; a < NR * NT; a += WG) {
+    for (uint a = thread; a < OUT * NT; a += WG) {
         uint column = n0 + a / NT, token = t0 + a % NT;
-        if (column >= p.N || token >= p.R) continue;
-        float v = 0.0;
-        for (uint s = 0u; s < gl_NumSubgroups; s++) v += partial[a * gl_NumSubgroups + s];
+        if (column >= results || token >= p.R) continue;
+        float scale = NORM == 0u ? 1.0 : 1.0 / sqrt(total(NR * NT + a % NT) / float(p.K) + p.eps);
+        float v = total(a);
+        if (NORM != 0u) v *= scale;
         uint at = token * p.y_stride + p.y_offset + p.n0 + column;
         if (p.has_bias != 0u) v += bias[p.n0 + column];
+        if (ACT != 0u) {
+            float up = total(a + OUT * NT);
+            if (NORM != 0u) up *= scale;
+            if (p.has_bias != 0u) up += bias[results + column];
+            v = activation(v) * up;
+        }
         if (p.has_residual != 0u) v += residual[at];
         y[at] = v;
     }

@@ -5,8 +5,9 @@ A chain is data until `record()`; barriers and scratch memory are derived from i
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,14 @@ class Planned:
     arena_bytes: int
 
 
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One operation as it was asked for, whatever number of dispatches it takes."""
+
+    kernel: str
+    args: Mapping[str, Any]
+
+
 class Chain:
     """A list of kernel dispatches on one device.
 
@@ -66,6 +75,8 @@ class Chain:
         self._scratch: dict[int, Memory] = {}
         self._tags: list[str] = []
         self._scope = ""
+        self._calls: list[Call] = []  # what each step was made for
+        self._call: Call | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -85,9 +96,24 @@ class Chain:
         """Append one kernel call (several dispatches where a binding exceeds what the device can bind at once)."""
         if indirect is not None and (indirect.dtype != "u32" or indirect.size < 3):
             raise ArgumentError(f"{kernel}: indirect is {indirect}, expected a u32 buffer of 3 elements")
-        for d in arguments.build(self.device, kernel, args, variant, indirect):
-            self._append(d)
+        made = arguments.build(self.device, kernel, args, variant, indirect)
+        with self.call(kernel, {**args, "variant": variant, "indirect": indirect}):
+            for d in made:
+                self._append(d)
         return self
+
+    @contextlib.contextmanager
+    def call(self, kernel: str, args: Mapping[str, Any]) -> Iterator[None]:
+        """Steps appended inside belong to one operation, which passes over the chain (fusion.py) see as a whole.
+
+        Inside another call it changes nothing.
+        """
+        outer = self._call
+        self._call = outer or Call(kernel, args)
+        try:
+            yield
+        finally:
+            self._call = outer
 
     def copy(self, *, src: Buffer, dst: Buffer) -> Chain:
         """Append a byte-exact copy; both ranges must have the same number of bytes and may not overlap."""
@@ -128,6 +154,29 @@ class Chain:
                 raise ArgumentError(f"{step.name}: {b} is scratch memory of another chain than {self.name!r}")
         self.steps.append(step)
         self._tags.append(self._scope)
+        self._calls.append(self._call or Call(step.name, {}))
+
+    # -- passes ---------------------------------------------------------------------------------------------------
+
+    def entries(self, start: int = 0) -> list[tuple[Call, str, Step]]:
+        """The steps from number `start` on, each with the call it was made for and its scope."""
+        return list(zip(self._calls[start:], self._tags[start:], self.steps[start:], strict=True))
+
+    def rewrite(self, start: int, entries: Sequence[tuple[Call, str, Step]]) -> None:
+        """Put other steps in the place of those from number `start` on."""
+        self._calls[start:] = [call for call, _, _ in entries]
+        self._tags[start:] = [tag for _, tag, _ in entries]
+        self.steps[start:] = [step for _, _, step in entries]
+
+    def part(self) -> Chain:
+        """An empty chain that may use the scratch buffers of this one; for steps that `rewrite` puts here."""
+        part = Chain(self.device, self.arena, self.name)
+        part._scratch = self._scratch
+        return part
+
+    def is_scratch(self, b: Buffer) -> bool:
+        """Whether a buffer lives inside this chain only."""
+        return b.memory.id in self._scratch
 
     # -- planning -------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ GLSL_SCALAR = {
     "u16": "uint16_t", "i16": "int16_t", "u8": "uint8_t", "i8": "int8_t",
 }  # fmt: skip
 PUSH_TYPES = {"uint": "I", "int": "i", "float": "f"}
+TEXELS = "usamplerBuffer"  # a view of this type makes the binding a texel buffer in that shader
 MAX_PUSH_BYTES = 128  # what every Vulkan device offers
 
 
@@ -116,6 +117,10 @@ class Contract:
                 return v
         known = ", ".join(v.name for v in self.variants)
         raise ContractError(f"kernel {self.name} has no variant {name!r}; it has {known}")
+
+    def texel_mask(self, shader: str) -> int:
+        """A bit for every binding that the shader reads as a texel buffer."""
+        return sum(1 << i for i, b in enumerate(self.bindings) if is_texel(views_in(b, shader)))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -276,6 +281,8 @@ def _check_bindings(c: Contract) -> None:
         for shader in b.glsl_in:
             if shader not in {v.shader for v in c.variants}:
                 raise ContractError(f"binding {b.name}: glsl_in names {shader!r}, which is the shader of no variant")
+            if is_texel(b.glsl_in[shader]) and (len(b.glsl_in[shader]) > 1 or b.access != "read"):
+                raise ContractError(f"binding {b.name}: a {TEXELS} is read only, and the only view in {shader}")
         for e in b.shape:
             _check_names(f"binding {b.name} shape", e, _known(c))
         if b.elements is not None:
@@ -319,8 +326,14 @@ _EXTENSIONS = (
 
 
 def views_in(b: Binding, shader: str) -> dict[str, str]:
-    """GLSL arrays of a binding in one shader: name -> element type."""
-    return {**b.glsl, **b.glsl_in.get(shader, {})}
+    """GLSL arrays of a binding in one shader: name -> element type. A texel buffer is the only one of its binding."""
+    own = b.glsl_in.get(shader, {})
+    return own if is_texel(own) else {**b.glsl, **own}
+
+
+def is_texel(views: dict[str, str]) -> bool:
+    """Whether these are the views of a binding that is read as a texel buffer (four 32-bit words a texel)."""
+    return TEXELS in views.values()
 
 
 def glsl_interface(c: Contract, shader: str) -> str:
@@ -338,7 +351,11 @@ def glsl_interface(c: Contract, shader: str) -> str:
     lines.append(f"layout({', '.join(sizes)}) in;")
     qualifier = {"read": "readonly ", "write": "writeonly ", "read_write": ""}
     for i, b in enumerate(c.bindings):
-        for view, kind in views_in(b, shader).items():
+        views = views_in(b, shader)
+        if is_texel(views):
+            lines.append(f"layout(set = 0, binding = {i}) uniform {TEXELS} {next(iter(views))};")
+            continue
+        for view, kind in views.items():
             lines.append(
                 f"layout(set = 0, binding = {i}, std430) {qualifier[b.access]}buffer B_{view} {{ {kind} {view}[]; }};"
             )

@@ -311,7 +311,8 @@ class Device(BaseDevice):
         if found is None:
             name = f"{kernel}--{variant}"
             try:
-                made = self.native.pipeline(name, code, len(c.bindings), c.push_bytes, list(spec), 0)
+                texel = c.texel_mask(c.variant(variant).shader)
+                made = self.native.pipeline(name, code, len(c.bindings), c.push_bytes, list(spec), 0, texel)
             except VulkanError as error:
                 constants = ", ".join(f"{s.name}={v}" for s, v in zip(c.spec, spec, strict=True)) or "no constants"
                 raise type(error)(f"{self.name} does not compile {name} ({constants}): {error}", error.result) from None

@@ -47,15 +47,18 @@ TOKENS = (1, 2, 4, 8)
 ROWS = (1, 2, 4, 8, 16, 32)
 # Most tokens of a workgroup. Measured on llvmpipe (AVX2): with 4 weight rows a lane, 4 tokens are where the
 # accumulators still fit the registers and the unrolled loop the instruction cache; 8 are slower.
-MOST_TOKENS = {"lane": 4, "wave": 8}
+MOST_TOKENS = {"lane": 8, "wave": 8}
+
+
+LANE_WG = 8
 
 
 def lane_shape(n: int, tokens: int) -> Shape:
     """For llvmpipe: eight lanes; as many rows a lane as leave work for a few threads."""
     for rows in (32, 16):
         if n >= 4 * rows:
-            return Shape(8, rows, tokens)
-    return Shape(8, 8, tokens)
+            return Shape(LANE_WG, rows, tokens)
+    return Shape(LANE_WG, 8, tokens)
 
 
 def wave_shape(n: int, k: int, tokens: int) -> Shape:
@@ -114,6 +117,9 @@ def _usable(values: dict[str, int] | None) -> Tuned | None:
     return tuned if tuned and tuned.rows in ROWS and tuned.tokens in TOKENS else None
 
 
+ACTIVATIONS = {None: 0, "silu": 1, "gelu": 2}
+
+
 def matmul(
     chain: Chain,
     *,
@@ -124,39 +130,63 @@ def matmul(
     residual: Buffer | None = None,
     y_stride: int | None = None,
     y_offset: int = 0,
+    norm: Buffer | None = None,
+    eps: float = 0.0,
+    act: str | None = None,
     variant: str | None = None,
     tuned: Tuned | None = None,
 ) -> Chain:
     """Append y[r, y_offset + n] = sum_k w[n, k] x[r, k] (+ bias[n]) (+ residual[r, y_offset + n]).
 
     w: [N, K] of any weight type. x: f32 [R, K] or wider (only the first K columns count). y: f32 [R, y_stride];
-    y_stride defaults to y's last dimension. residual is shaped like y and may be y itself. `variant` forces one form of
-    the kernel ("q4_k.wave"), `tuned` a shape (default: what the device's tuner knows). Raises ArgumentError naming the
-    argument, the shape wanted and the shape got.
+    y_stride defaults to y's last dimension. residual is shaped like y and may be y itself.
+    norm: f32 [K]; x is then RMS-normed on the way: x / sqrt(mean(x^2) + eps) * norm.
+    act: "silu" or "gelu" (tanh form): w holds N / 2 gate rows, then as many up rows, and
+    y[r, y_offset + n] = act(gate n) * up n, for n < N / 2; w must then fit one binding of the device.
+    `variant` forces one form of the kernel ("q4_k.wave"), `tuned` a shape (default: what the device's tuner knows).
+    Raises ArgumentError naming the argument, the shape wanted and the shape got.
     """
     n, k, r = _checked(w, x)
+    columns = n if act is None else n // 2
+    if act not in ACTIVATIONS or (act is not None and (n % 2 or not can_gate(chain.device, w))):
+        raise ArgumentError(
+            f"matmul: act is {act!r} with w {w}; expected silu or gelu, an even number of rows, and at most "
+            f"{chain.device.max_range} bytes"
+        )
     stride = y.shape[-1] if y_stride is None else y_stride
     for name, b in (("y", y), ("residual", residual)):
-        if b is not None and (b.size < r * stride or stride < y_offset + n):
+        if b is not None and (b.size < r * stride or stride < y_offset + columns):
             raise ArgumentError(
-                f"matmul: {name} is {list(b.shape)} with rows of {stride}, expected room for [{r}, {y_offset} + {n}]"
+                f"matmul: {name} is {list(b.shape)} with rows of {stride}, expected room for [{r}, {y_offset} + {columns}]"
             )
     if variant is None:
         variant = variant_for(chain.device, w.dtype)
+    family = variant.rsplit(".", 1)[1]
     one, many = (tuned, tuned) if tuned else _measured(chain.device, variant, n, k)
-    plan = pieces(r, n, k, variant.rsplit(".", 1)[1], one, many) if r else []
+    plan = pieces(r, n, k, family, one, many) if r else []
     lanes = 8 if chain.device.limits["subgroup_size"] >= 8 else 4
     step = chain.device.alignment // 4
     if len(plan) > 1 and (plan[0].stop * stride % step or plan[0].stop * x.shape[1] % step):
         plan = [Piece(0, r, plan[0].shape)]  # rows of y or x that cannot be bound on their own
-    for piece in plan:
-        chain.dispatch(
-            "matmul", variant=variant, w=w, x=x.rows(piece.start, piece.stop), bias=bias,
-            y=_rows(y, piece, stride, r), residual=None if residual is None else _rows(residual, piece, stride, r),
-            y_stride=stride, y_offset=y_offset, WG=piece.shape.wg, NR=piece.shape.rows, NT=piece.shape.tokens,
-            LANES=lanes,
-        )  # fmt: skip
+    least = 1 if act is None else 2 * LANE_WG if family == "lane" else 2
+    given = {
+        "w": w, "x": x, "y": y, "bias": bias, "residual": residual, "y_stride": stride, "y_offset": y_offset,
+        "norm": norm, "eps": eps, "act": act, "variant": variant, "tuned": tuned,
+    }  # fmt: skip
+    with chain.call("matmul", given):
+        for piece in plan:
+            chain.dispatch(
+                "matmul", variant=variant, w=w, x=x.rows(piece.start, piece.stop), bias=bias, norm=norm, eps=eps,
+                y=_rows(y, piece, stride, r), residual=None if residual is None else _rows(residual, piece, stride, r),
+                y_stride=stride, y_offset=y_offset, WG=piece.shape.wg, NR=max(piece.shape.rows, least),
+                NT=piece.shape.tokens, LANES=lanes, NORM=int(norm is not None), ACT=ACTIVATIONS[act],
+            )  # fmt: skip
     return chain
+
+
+def can_gate(device: BaseDevice, w: Buffer) -> bool:
+    """Whether a product with these weights can end with a gated activation: gate and up rows must be bound together."""
+    return w.nbytes <= device.max_range
 
 
 def _checked(w: Buffer, x: Buffer) -> tuple[int, int, int]:

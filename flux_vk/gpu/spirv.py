@@ -18,6 +18,7 @@ _OP_MEMBER_NAME, _OP_TYPE_INT, _OP_TYPE_FLOAT, _OP_TYPE_STRUCT, _OP_TYPE_POINTER
 _OP_DECORATE, _OP_MEMBER_DECORATE = 71, 72
 _SPEC_ID, _NON_WRITABLE, _NON_READABLE, _BINDING, _OFFSET = 1, 24, 25, 33, 35
 _PUSH_CONSTANT = 9
+_UNIFORM_CONSTANT = 0
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Interface:
     push_names: list[str] = field(default_factory=list)
     push_types: list[str] = field(default_factory=list)
     spec_ids: set[int] = field(default_factory=set)
+    texels: set[int] = field(default_factory=set)  # bindings that are texel buffers
 
 
 def reflect(code: bytes) -> Interface:
@@ -80,7 +82,10 @@ def _read(words: list[int]) -> Interface:
         at += max(length, 1)
     for pointer, variable, storage in variables:
         struct = pointer_to.get(pointer, 0)
-        if variable in binding:
+        if variable in binding and storage == _UNIFORM_CONSTANT:
+            found.access[binding[variable]] = "read"
+            found.texels.add(binding[variable])
+        elif variable in binding:
             marks = flags.get(struct, {}).get(0, set())
             access = "read" if _NON_WRITABLE in marks else "write" if _NON_READABLE in marks else "read_write"
             before = found.access.setdefault(binding[variable], access)
@@ -108,6 +113,10 @@ def check_against(c: Contract, variant: str, code: bytes) -> None:
         if access != c.bindings[number].access:
             b = c.bindings[number]
             raise ContractError(f"{where}: SPIR-V has {b.name} as {access}, the contract as {b.access}")
+        texel = bool(c.texel_mask(c.variant(variant).shader) >> number & 1)
+        if texel != (number in found.texels):
+            kinds = "a texel buffer", "a storage buffer"
+            raise ContractError(f"{where}: {c.bindings[number].name} is {kinds[texel]} in SPIR-V, not in the contract")
     if found.push_bytes and found.push_bytes != c.push_bytes:
         raise ContractError(f"{where}: SPIR-V has {found.push_bytes} push bytes, the contract {c.push_bytes}")
     if found.push_bytes and found.push_names != [p.name for p in c.push]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flux_vk.errors import ArgumentError
+from flux_vk.gpu.fusion import fuse
 from flux_vk.gpu.matmul import matmul
 from flux_vk.models.registry import architecture
 
@@ -56,6 +57,7 @@ def build_step(
         raise ArgumentError(f"n_logits = {n_logits}: expected 0 to {rows}, the number of rows")
     if len(io.kcache) != cfg.n_layers or len(io.vcache) != cfg.n_layers:
         raise ArgumentError(f"StepIO has caches for {len(io.kcache)} layers; the model has {cfg.n_layers}")
+    start = len(chain)
     step = Step(chain, cfg, weights, io, rows, n_logits)
     layer = architecture(cfg.arch).layer
     x = step.embed()
@@ -63,6 +65,7 @@ def build_step(
         x = layer(step, i, x)
     if n_logits:
         step.head(x)
+    fuse(chain, start)
 
 
 @dataclass

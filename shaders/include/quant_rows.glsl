@@ -1,6 +1,7 @@
-// One weight type read by lanes that each walk a row of their own, 16 bytes a load, for devices where every
-// lane's load is a branch and a few scalar instructions (llvmpipe): whole sub-blocks of 32 weights, scales for 256.
-// Needs the views `w16` (u64vec2), `w8` (uint64_t) and `w` (uint) of the weights, LANES, and the define QTYPE.
+// One weight type read by lanes that each walk a row of their own, 16 bytes a load: whole sub-blocks of 32 weights,
+// scales for 256. The weights are a texel buffer, because llvmpipe gathers texels without a branch, where every lane's
+// load from a storage buffer is a branch and a few dozen scalar instructions.
+// Needs `w_texels` (usamplerBuffer), LANES, and the define QTYPE.
 #include "include/quant_types.glsl"
 
 #if QTYPE == F32
@@ -83,14 +84,17 @@ vec4 q_lookup(uint v, QTable t) {
     return vec4(q_look(v & 15u, t), q_look((v >> 8) & 15u, t), q_look((v >> 16) & 15u, t), q_look(v >> 24, t));
 }
 
-uvec2 q_words(uint64_t v) { return uvec2(uint(v), uint(v >> 32)); }
+uvec4 q_load16(uint at) { return texelFetch(w_texels, int(at)); }
 
-uvec4 q_load16(uint at) {
-    u64vec2 v = w16[at];
-    return uvec4(q_words(v.x), q_words(v.y));
+uvec2 q_load8(uint at) {
+    uvec4 v = texelFetch(w_texels, int(at >> 1));
+    return (at & 1u) == 0u ? v.xy : v.zw;
 }
 
-uvec2 q_load8(uint at) { return q_words(w8[at]); }
+uint q_load4(uint at) {
+    uvec2 v = q_load8(at >> 1);
+    return (at & 1u) == 0u ? v.x : v.y;
+}
 
 // row: start of the row in 16-byte units; b: first sub-block, a multiple of Q_STEP. Past the last sub-block (an odd
 // count) or the end of a row of floats it takes anything else of the row: scales there are zero, and the caller makes the
@@ -130,9 +134,9 @@ QScales q_scales(uint row, uint nb, uint b) {
     r.word = q_load16(row + (q_scales_at(nb) >> 4) + (b >> 3));
 #endif
 #if Q_SUPER && Q_MIN
-    r.super = unpackHalf2x16(w[row * 4u + (q_super_at(nb) >> 2) + (b >> 3)]) * vec2(1.0, -1.0);
+    r.super = unpackHalf2x16(q_load4(row * 4u + (q_super_at(nb) >> 2) + (b >> 3))) * vec2(1.0, -1.0);
 #elif Q_SUPER
-    vec2 pair = unpackHalf2x16(w[row * 4u + (q_super_at(nb) >> 2) + (b >> 4)]);
+    vec2 pair = unpackHalf2x16(q_load4(row * 4u + (q_super_at(nb) >> 2) + (b >> 4)));
     r.super = vec2((b & 8u) == 0u ? pair.x : pair.y, 0.0);
 #endif
     return r;

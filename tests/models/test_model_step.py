@@ -159,12 +159,14 @@ def test_memory_needed(device: Device, reference_dir: Path, name: str) -> None:
         assert arena <= need["activations"] <= 2 * arena + 4 * model.cfg.vocab_size
 
 
-def test_dispatches_of_a_layer(device: Device, demo_model: Path) -> None:
-    """norm, q k v, rope and store, attention, output, norm, gate and up, swiglu, down: nine."""
-    with OneSlot(device, demo_model, context=64) as model:
-        plan = model.chain(1, 1).plan()
-        assert len(plan.steps) == 1 + 9 * model.cfg.n_layers + 2  # embedding before, norm and head after
-        assert len(plan.barriers) < len(plan.steps)
+def test_dispatches_of_a_layer(device: Device, demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """q k v, rope and store, attention, output, gate and up, down: six. Without fusion two norms and swiglu besides."""
+    for fusion, layer, head in (("all", 6, 1), ("none", 9, 2)):
+        monkeypatch.setenv("FLUX_VK_FUSION", fusion)
+        with OneSlot(device, demo_model, context=64) as model:
+            plan = model.chain(1, 1).plan()
+            assert len(plan.steps) == 1 + layer * model.cfg.n_layers + head  # embedding before, (norm and) head after
+            assert len(plan.barriers) < len(plan.steps)
 
 
 def test_attention_shape(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,4 @@
+// Float types: rows of activations may start anywhere.
+#version 450
+#include "matmul.contract.glsl"
+#include "include/matmul_lane.glsl"
