@@ -5,6 +5,7 @@
 #include "matmul.contract.glsl"
 #include "include/quant.glsl"
 #include "include/matmul_act.glsl"
+#include "include/logit_key.glsl"
 
 const uint OUT = ACT == 0u ? NR : NR / 2;    // an activation takes two rows, gate and up, for one result
 const uint SUMS = NR * NT + NT;              // the products, then every token's squares
@@ -112,5 +113,6 @@ void main() {
         }
         if (p.has_residual != 0u) v += residual[at];
         y[at] = v;
+        if (STAT != 0u) atomicMax(maxima[token * p.max_stride + block_of(p.n0 + column)], key_of(v));
     }
 }

@@ -8,6 +8,17 @@
 const uint LAST_MAX = 2048u;
 shared uint s_token[LAST_MAX];
 
+// The largest key of the token's block, after a change.
+void renew(uint row, uint token) {
+    uint block = block_of(min(token, p.V - 1u)), best = 0u;
+    uint from = block / BLOCK_LANES * (4u * BLOCK_LANES * BLOCK_VECS) + block % BLOCK_LANES * 4u;
+    for (uint j = 0u; j < 4u * BLOCK_VECS; j++) {
+        uint id = from + j / 4u * 4u * BLOCK_LANES + j % 4u;
+        if (id < p.V) best = max(best, key_of(logits[row * p.V + id]));
+    }
+    maxima[row * p.NB + block] = best;
+}
+
 void main() {
     uint row = gl_WorkGroupID.x, tid = gl_LocalInvocationIndex;
     uint slot = row_slot[row];
@@ -51,4 +62,9 @@ void main() {
         }
         saved[keep + p.B + i] = kept;
     }
+    if (p.has_maxima == 0u) return;
+    memoryBarrierBuffer();
+    barrier();
+    for (uint e = tid; e < biases; e += WG) renew(row, bias_id[slot * p.B + e]);
+    for (uint i = tid; i < n; i += WG) renew(row, s_token[i]);
 }

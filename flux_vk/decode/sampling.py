@@ -5,9 +5,12 @@ Not for: models (they write the logits) or sequences (the engine fills row_slot 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..errors import InputError
 from ..gpu.buffer import Buffer
 from ..gpu.chain import Chain
+from ..gpu.fusion import give_maxima
 from .params import MAX_BIAS
 from .state import TOP_WORDS, SamplerState
 
@@ -74,21 +77,23 @@ def _add_rows(
             WG=_pick_width(chain),
         )  # fmt: skip
     saved = chain.scratch((rows, MAX_BIAS + s.history_size, 2), "u32")
-    maxima = chain.scratch((rows, blocks), "u32")
     picked = chain.scratch((rows, 2), "u32")
+    by_mass = vocab > SHORT_LIST and not exact
+    mass, maxima, both = _zeroed(chain, rows, blocks)
+    found = give_maxima(chain, logits, maxima, both if by_mass else maxima)
     chain.sample_adjust(
         logits=logits, row_slot=row_slot, params=s.params, bias_id=s.bias_id, bias=s.bias, history=s.history,
-        hist_count=s.hist_count, saved=saved,
+        hist_count=s.hist_count, saved=saved, maxima=maxima if found else None,
     )  # fmt: skip
-    chain.sample_stats(logits=logits, row_slot=row_slot, params=s.params, maxima=maxima)
-    mass = None
-    if vocab > SHORT_LIST and not exact:
-        mass = chain.scratch((rows, 256, 2), "u32")
-        chain.fill(dst=mass)
+    if not found:
+        chain.sample_stats(logits=logits, row_slot=row_slot, params=s.params, maxima=maxima)
+    if by_mass:
+        if not found:
+            chain.fill(dst=mass)
         chain.sample_mass(logits=logits, row_slot=row_slot, params=s.params, maxima=maxima, mass=mass)
     chain.sample_pick(
         logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, maxima=maxima, picked=picked,
-        mass=mass, exact=int(exact), WG=_pick_width(chain),
+        mass=mass if by_mass else None, exact=int(exact), WG=_pick_width(chain),
     )  # fmt: skip
     results = {"top": top} if top is not None else {}
     chain.sample_commit(
@@ -96,3 +101,12 @@ def _add_rows(
         slot_token=s.slot_token, slot_pos=s.slot_pos, history=s.history, hist_count=s.hist_count, ring=s.ring,
         lp_ring=s.lp_ring, status=s.status, B=MAX_BIAS, **results,
     )  # fmt: skip
+
+
+def _zeroed(chain: Chain, rows: int, blocks: int) -> tuple[Buffer, Buffer, Buffer]:
+    """Scratch for mass u32[rows, 256, 2] and for maxima u32[rows, blocks], and both as one range, for one fill."""
+    whole = chain.scratch((rows, 512 + blocks), "u32")
+    at = 4 * rows * 512
+    mass = replace(whole, nbytes=at, shape=(rows, 256, 2))
+    maxima = replace(whole, offset=whole.offset + at, nbytes=4 * rows * blocks, shape=(rows, blocks))
+    return mass, maxima, whole

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .device import BaseDevice
 
 Number = int | float
+WINDOW = 64  # windows begin at multiples of this many rows where they are large enough
 
 
 def solve_symbols(c: Contract, buffers: Mapping[str, Buffer], given: Mapping[str, Number]) -> dict[str, Number]:
@@ -156,6 +157,7 @@ def _windows(device: BaseDevice, c: Contract, buffers: Mapping[str, Buffer]) -> 
     row = whole.row_bytes or whole.nbytes // whole.shape[0]
     unit = device.alignment // math.gcd(row, device.alignment)  # rows between two aligned offsets
     step = device.max_range // row // unit * unit
+    step = step // WINDOW * WINDOW or step  # whole groups of rows, where a kernel looks at neighbours
     if step == 0:
         raise ArgumentError(
             f"{c.name}: {unit} rows of {c.window.binding} (the fewest between two aligned offsets) take {unit * row} "

@@ -38,6 +38,11 @@ class Operation:
         )
 
 
+def same(a: Buffer, b: Buffer) -> bool:
+    """Whether two buffers are the same view of the same bytes."""
+    return (a.memory.id, a.offset, a.dtype, a.shape) == (b.memory.id, b.offset, b.dtype, b.shape)
+
+
 def fuse(chain: Chain, start: int = 0, passes: Iterable[str] | None = None) -> None:
     """Apply passes (default: those of the settings) to the steps of a chain from number `start` on, in place."""
     wanted = settings().fusion if passes is None else tuple(passes)
@@ -82,7 +87,7 @@ def fold_norms(chain: Chain, operations: list[Operation]) -> list[Operation]:
 
 
 def _takes_norm(o: Operation, y: Buffer) -> bool:
-    return o.call.kernel == "matmul" and o["x"] == y and o["norm"] is None and not o.touches(y, writes=True)
+    return o.call.kernel == "matmul" and same(o["x"], y) and o["norm"] is None and not o.touches(y, writes=True)
 
 
 def fold_activations(chain: Chain, operations: list[Operation]) -> list[Operation]:
@@ -105,10 +110,35 @@ def fold_activations(chain: Chain, operations: list[Operation]) -> list[Operatio
 
 
 def _gives_gates(o: Operation, x: Buffer) -> bool:
-    if o.call.kernel != "matmul" or o["y"] != x or o["act"] is not None or o["residual"] is not None:
+    if o.call.kernel != "matmul" or not same(o["y"], x) or o["act"] is not None or o["residual"] is not None:
         return False
     w: Buffer = o["w"]
     return w.shape[0] == x.shape[1] == o["y_stride"] and not o["y_offset"] and can_gate(w.device, w)
+
+
+def give_maxima(chain: Chain, logits: Buffer, maxima: Buffer, clear: Buffer) -> bool:
+    """Let the product that writes `logits`, the last operation to touch them, find the block maxima too.
+
+    A fill of `clear`, which holds them, goes in front of the chain. False, and nothing is changed, where something else wrote the logits or the pass
+    "head" is left out. The maxima are those that sample_stats finds, bit for bit.
+    """
+    if "head" not in settings().fusion:
+        return False
+    operations = operations_of(chain)
+    last = next((i for i in reversed(range(len(operations))) if operations[i].touches(logits)), None)
+    if last is None or not _gives_logits(operations[last], logits):
+        return False
+    front = chain.part()
+    front.fill(dst=clear)
+    first = operations_of(front)
+    operations[last] = _again(chain, operations[last], maxima=maxima)
+    chain.rewrite(0, [(o.call, o.tag, s) for o in [*first, *operations] for s in o.steps])
+    return True
+
+
+def _gives_logits(o: Operation, logits: Buffer) -> bool:
+    plain = all(o[name] is None for name in ("bias", "residual", "act", "maxima")) and not o["y_offset"]
+    return o.call.kernel == "matmul" and same(o["y"], logits) and plain
 
 
 def _again(chain: Chain, o: Operation, **changes: Any) -> Operation:

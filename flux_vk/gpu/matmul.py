@@ -133,6 +133,7 @@ def matmul(
     norm: Buffer | None = None,
     eps: float = 0.0,
     act: str | None = None,
+    maxima: Buffer | None = None,
     variant: str | None = None,
     tuned: Tuned | None = None,
 ) -> Chain:
@@ -143,6 +144,8 @@ def matmul(
     norm: f32 [K]; x is then RMS-normed on the way: x / sqrt(mean(x^2) + eps) * norm.
     act: "silu" or "gelu" (tanh form): w holds N / 2 gate rows, then as many up rows, and
     y[r, y_offset + n] = act(gate n) * up n, for n < N / 2; w must then fit one binding of the device.
+    maxima: u32 [R, blocks], zeros before; takes the largest key of each block of y's rows, as `sample_stats` would find
+    them. Not with bias, residual, act or y_offset.
     `variant` forces one form of the kernel ("q4_k.wave"), `tuned` a shape (default: what the device's tuner knows).
     Raises ArgumentError naming the argument, the shape wanted and the shape got.
     """
@@ -153,6 +156,8 @@ def matmul(
             f"matmul: act is {act!r} with w {w}; expected silu or gelu, an even number of rows, and at most "
             f"{chain.device.max_range} bytes"
         )
+    if maxima is not None and (bias is not None or residual is not None or act is not None or y_offset):
+        raise ArgumentError("matmul: maxima are of the product alone; leave out bias, residual, act and y_offset")
     stride = y.shape[-1] if y_stride is None else y_stride
     for name, b in (("y", y), ("residual", residual)):
         if b is not None and (b.size < r * stride or stride < y_offset + columns):
@@ -166,18 +171,20 @@ def matmul(
     plan = pieces(r, n, k, family, one, many) if r else []
     lanes = 8 if chain.device.limits["subgroup_size"] >= 8 else 4
     step = chain.device.alignment // 4
-    if len(plan) > 1 and (plan[0].stop * stride % step or plan[0].stop * x.shape[1] % step):
+    if len(plan) > 1 and (plan[0].stop * stride % step or plan[0].stop * x.shape[1] % step or maxima is not None):
         plan = [Piece(0, r, plan[0].shape)]  # rows of y or x that cannot be bound on their own
     least = 1 if act is None else 2 * LANE_WG if family == "lane" else 2
     given = {
         "w": w, "x": x, "y": y, "bias": bias, "residual": residual, "y_stride": stride, "y_offset": y_offset,
-        "norm": norm, "eps": eps, "act": act, "variant": variant, "tuned": tuned,
+        "norm": norm, "eps": eps, "act": act, "maxima": maxima, "variant": variant, "tuned": tuned,
     }  # fmt: skip
     with chain.call("matmul", given):
         for piece in plan:
             chain.dispatch(
                 "matmul", variant=variant, w=w, x=x.rows(piece.start, piece.stop), bias=bias, norm=norm, eps=eps,
                 y=_rows(y, piece, stride, r), residual=None if residual is None else _rows(residual, piece, stride, r),
+                maxima=None if maxima is None else maxima.rows(piece.start, piece.stop),
+                max_stride=0 if maxima is None else maxima.shape[1], STAT=int(maxima is not None),
                 y_stride=stride, y_offset=y_offset, WG=piece.shape.wg, NR=max(piece.shape.rows, least),
                 NT=piece.shape.tokens, LANES=lanes, NORM=int(norm is not None), ACT=ACTIVATIONS[act],
             )  # fmt: skip

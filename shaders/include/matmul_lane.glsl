@@ -5,6 +5,7 @@
 // the batch it stands in.
 #include "include/quant_rows.glsl"
 #include "include/matmul_act.glsl"
+#include "include/logit_key.glsl"
 
 const uint RL = (NR + WG - 1) / WG;      // weight rows of a lane
 const uint OL = ACT == 0u ? RL : RL / 2; // results of a lane and token: an activation takes two rows for one
@@ -85,6 +86,7 @@ void main() {
     // Push constants are read here, once: inside control flow llvmpipe gathers them lane by lane.
     K = p.K;
     uint N = p.N, R = p.R, x_stride = p.x_stride, y_stride = p.y_stride, y_offset = p.y_offset, first = p.n0;
+    uint max_stride = p.max_stride;
     float eps = p.eps;
     bool has_bias = p.has_bias != 0u, has_residual = p.has_residual != 0u;
     uint tiles = (R + NT - 1u) / NT, tile = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
@@ -193,8 +195,15 @@ void main() {
         }
         [[unroll]] for (uint n = 0u; n < OL; n++) {
             uint column = n0 + n * WG, at = (t0 + t) * y_stride + y_offset + first + column;
-            if (gl_LocalInvocationID.x + n * WG >= OUT || column >= results || t0 + t >= R) continue;
+            bool there = gl_LocalInvocationID.x + n * WG < OUT && column < results && t0 + t < R;
             float v = acc[n * NT + t];
+            if (STAT != 0u) {        // four neighbours share a block; the windows of a matrix start at multiples of four
+                uint key = there ? key_of(NORM != 0u ? v * scale : v) : 0u;
+                key = max(key, subgroupShuffleXor(key, 1u));
+                key = max(key, subgroupShuffleXor(key, 2u));
+                if ((lane & 3u) == 0u && there) atomicMax(maxima[(t0 + t) * max_stride + block_of(first + column)], key);
+            }
+            if (!there) continue;
             if (NORM != 0u) v *= scale;
             if (has_bias) v += bias[first + column];
             if (ACT != 0u) {

@@ -22,24 +22,9 @@ const uint P_OFF = 0xFFFFFFFFu;
 const uint TOP_MAX = 20u;       // alternatives reported at most
 const uint TOP_WORDS = 42u;     // count, log-probability (or logsumexp), then pairs (id, log-probability)
 
-// A block is 64 logits that one thread of sample_stats reads: 16 vectors of 4, 64 vectors apart. Neighbouring tokens
-// fall into different blocks, so that a cluster of likely tokens does not fill one block.
-const uint BLOCK_LANES = 64u;
-const uint BLOCK_VECS = 16u;
-
 const uint CAP = 512u;          // entries of the short list of candidates
 
-const uint KEY_NEG_INF = 0x007FFFFFu;   // key of -inf (and of NaN); 0 is the key of "no element here"
-
-// Larger float <=> larger key. NaN counts as -inf, +inf as the largest finite float, -0 as +0.
-uint key_of(float x) {
-    uint b = floatBitsToUint(x);
-    uint a = b & 0x7FFFFFFFu;
-    b = a == 0u ? 0u : b;
-    uint key = (b & 0x80000000u) != 0u ? ~b : (b | 0x80000000u);
-    key = b == 0x7F800000u ? 0xFF7FFFFFu : key;
-    return a > 0x7F800000u ? KEY_NEG_INF : key;
-}
+#include "logit_key.glsl"
 
 uvec4 keys_of(vec4 x) {
     return uvec4(key_of(x.x), key_of(x.y), key_of(x.z), key_of(x.w));

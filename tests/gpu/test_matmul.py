@@ -15,6 +15,7 @@ from tests.gpu.weights import random_raw, values
 
 pytestmark = pytest.mark.kernel
 LIMIT = 1e-9
+EPS = 1e-3
 VARIANTS = [f"{t}.{family}" for t in RUNNABLE for family in ("lane", "wave")]
 
 
@@ -34,10 +35,12 @@ def run(
     residual: np.ndarray | None = None,
     y_stride: int = 0,
     y_offset: int = 0,
+    norm: np.ndarray | None = None,
+    act: str | None = None,
 ) -> np.ndarray:
     """One guarded product; y is poisoned, and comes back whole as [R, y_stride]."""
     guarded = Guarded(device)
-    stride = y_stride or shape[0]
+    stride = y_stride or (shape[0] if act is None else shape[0] // 2)
     y = guarded.empty("y", (len(x), stride))
     matmul(
         Chain(device),
@@ -47,6 +50,9 @@ def run(
         bias=None if bias is None else guarded.array("bias", bias),
         residual=None if residual is None else guarded.array("residual", residual),
         y_offset=y_offset,
+        norm=None if norm is None else guarded.array("norm", norm),
+        eps=EPS,
+        act=act,
         variant=variant,
     ).run()
     guarded.check()

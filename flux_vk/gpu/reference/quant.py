@@ -22,12 +22,26 @@ def matmul(
     *,
     y_offset: int = 0,
     n0: int = 0,
+    norm: Floats | None = None,
+    eps: float = 0.0,
+    act: str | None = None,
 ) -> Array:
-    """w [N, K], x [R, >= K], bias [n0 + N], residual [R, >= y_offset + n0 + N] -> y [R, N]."""
+    """w [N, K], x [R, >= K], bias [n0 + N], residual [R, >= y_offset + n0 + N], norm [K] -> y [R, N].
+
+    With act ("silu", "gelu"): y [R, N / 2], activated gate rows of w times its up rows.
+    """
     n, k = w.shape
-    y: Array = x[:, :k].astype(np.float64) @ w.astype(np.float64).T
+    inputs = x[:, :k].astype(np.float64)
+    if norm is not None:
+        inputs = inputs / np.sqrt((inputs * inputs).mean(axis=1, keepdims=True) + eps) * norm
+    y: Array = inputs @ w.astype(np.float64).T
     if bias is not None:
         y = y + bias[n0 : n0 + n]
+    if act is not None:
+        n //= 2
+        gate = y[:, :n]
+        tanh = np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3))
+        y = (gate / (1 + np.exp(-gate)) if act == "silu" else 0.5 * gate * (1 + tanh)) * y[:, n:]
     if residual is not None:
         y = y + residual[:, y_offset + n0 : y_offset + n0 + n]
     return y
