@@ -82,14 +82,14 @@ uint touch(uint begin, uint end, uint stride) {
     return touched;
 }
 
-void main() {
-    // Push constants are read here, once: inside control flow llvmpipe gathers them lane by lane.
+// One tile: OUT columns of NT tokens. Called once, in front of all control flow, because push constants are read here:
+// inside control flow llvmpipe gathers them lane by lane.
+void product(uint tile) {
     K = p.K;
     uint N = p.N, R = p.R, x_stride = p.x_stride, y_stride = p.y_stride, y_offset = p.y_offset, first = p.n0;
-    uint max_stride = p.max_stride;
     float eps = p.eps;
-    bool has_bias = p.has_bias != 0u, has_residual = p.has_residual != 0u;
-    uint tiles = (R + NT - 1u) / NT, tile = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
+    bool has_bias = p.has_bias != 0u;
+    uint tiles = (R + NT - 1u) / NT;
     uint t0 = (tile % tiles) * NT, n0 = (tile / tiles) * OUT + gl_LocalInvocationID.x;
     uint lane = gl_SubgroupInvocationID & lane_mask(), nb = q_blocks(K), stride = q_stride(K) >> 4;
     QTable table = q_table(lane);
@@ -197,12 +197,14 @@ void main() {
             uint column = n0 + n * WG, at = (t0 + t) * y_stride + y_offset + first + column;
             bool there = gl_LocalInvocationID.x + n * WG < OUT && column < results && t0 + t < R;
             float v = acc[n * NT + t];
+#ifndef MATMUL_TAIL
             if (STAT != 0u) {        // four neighbours share a block; the windows of a matrix start at multiples of four
                 uint key = there ? key_of(NORM != 0u ? v * scale : v) : 0u;
                 key = max(key, subgroupShuffleXor(key, 1u));
                 key = max(key, subgroupShuffleXor(key, 2u));
-                if ((lane & 3u) == 0u && there) atomicMax(maxima[(t0 + t) * max_stride + block_of(first + column)], key);
+                if ((lane & 3u) == 0u && there) atomicMax(maxima[(t0 + t) * p.max_stride + block_of(first + column)], key);
             }
+#endif
             if (!there) continue;
             if (NORM != 0u) v *= scale;
             if (has_bias) v += bias[first + column];
@@ -212,7 +214,9 @@ void main() {
                 if (has_bias) up += bias[results + column];
                 v = activation(v) * up;
             }
-            if (has_residual) v += residual[at];
+#ifndef MATMUL_TAIL
+            if (p.has_residual != 0u) v += residual[at];
+#endif
             y[at] = v;
         }
     }
