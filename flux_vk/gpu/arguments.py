@@ -76,6 +76,8 @@ def build(
     env: dict[str, Number] = dict(numbers)
     for s in c.spec:
         env.setdefault(s.name, s.default)
+    for name, default in c.cost_arguments.items():
+        env.setdefault(name, default)
     symbols = solve_symbols(c, buffers, env)
     env.update(symbols)
     left_out = frozenset(b.name for b in c.bindings if b.name not in buffers)
@@ -102,7 +104,7 @@ def build(
 
 def _split(c: Contract, args: Mapping[str, Any]) -> tuple[dict[str, Buffer], dict[str, Number]]:
     bindings = {b.name for b in c.bindings}
-    scalars = {*c.symbols, *(p.name for p in c.push), *(s.name for s in c.spec)}
+    scalars = {*c.symbols, *(p.name for p in c.push), *(s.name for s in c.spec), *c.cost_arguments}
     buffers: dict[str, Buffer] = {}
     numbers: dict[str, Number] = {}
     for name, value in args.items():

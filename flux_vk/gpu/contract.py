@@ -35,6 +35,7 @@ class Binding:
     glsl_in: dict[str, dict[str, str]] = field(default_factory=dict)  # further views, by the shader that has them
     optional: bool = False
     elements: str | None = None  # the fewest the kernel touches, where the shape alone does not say it
+    coherent: bool = False  # workgroups of one dispatch read what others of it wrote
 
     @property
     def reads(self) -> bool:
@@ -103,6 +104,7 @@ class Contract:
     nmse: float
     variants: tuple[Variant, ...]
     window: Window | None = None
+    cost_arguments: dict[str, int] = field(default_factory=dict)  # what only the costs know, with its default
 
     @property
     def push_bytes(self) -> int:
@@ -135,7 +137,7 @@ class Contract:
             workgroup=tuple(d["workgroup"]), grid=tuple(d["grid"]), cost_bytes=d["cost_bytes"],
             cost_flops=d["cost_flops"], nmse=d["nmse"],
             variants=tuple(Variant(**{**v, "requires": tuple(v["requires"])}) for v in d["variants"]),
-            window=Window(**d["window"]) if d["window"] else None,
+            window=Window(**d["window"]) if d["window"] else None, cost_arguments=dict(d["cost_arguments"]),
         )  # fmt: skip
 
 
@@ -167,12 +169,12 @@ def load(path: Path) -> Contract:
 
 _KEYS = {
     "": "name shader summary source symbols bindings push spec workgroup dispatch cost tolerance variants window",
-    "bindings": "name access type shape glsl glsl_in optional elements",
+    "bindings": "name access type shape glsl glsl_in optional elements coherent",
     "push": "name type value default",
     "spec": "name type default choices",
     "workgroup": "size",
     "dispatch": "grid",
-    "cost": "bytes flops",
+    "cost": "bytes flops arguments",
     "tolerance": "nmse",
     "variants": "name shader defines types requires prefer",
     "window": "binding push",
@@ -197,7 +199,7 @@ def _build(d: dict[str, Any]) -> Contract:
             name=b["name"], access=b["access"], type=b["type"], shape=tuple(str(s) for s in b.get("shape", [])),
             glsl=dict(b.get("glsl", {})) or {b["name"]: GLSL_SCALAR.get(b["type"], "uint")},
             glsl_in={shader: dict(views) for shader, views in b.get("glsl_in", {}).items()},
-            optional=bool(b.get("optional", False)), elements=b.get("elements"),
+            optional=bool(b.get("optional", False)), elements=b.get("elements"), coherent=bool(b.get("coherent", False)),
         )
         for b in d["bindings"]
     )  # fmt: skip
@@ -227,6 +229,7 @@ def _build(d: dict[str, Any]) -> Contract:
         grid=tuple(str(s) for s in d["dispatch"]["grid"]),
         cost_bytes=str(cost.get("bytes", "0")), cost_flops=str(cost.get("flops", "0")),
         nmse=float(d.get("tolerance", {}).get("nmse", 1e-7)), variants=tuple(variants), window=window,
+        cost_arguments=dict(cost.get("arguments", {})),
     )  # fmt: skip
 
 
@@ -244,7 +247,7 @@ def check(c: Contract) -> None:
     for what, exprs, names in (
         ("grid", c.grid, known),
         ("workgroup", c.workgroup, known),
-        ("cost", (c.cost_bytes, c.cost_flops), known | sizes),
+        ("cost", (c.cost_bytes, c.cost_flops), known | sizes | set(c.cost_arguments)),
     ):
         for e in exprs:
             _check_names(what, e, names)
@@ -263,6 +266,7 @@ def _check_unique(c: Contract) -> None:
         ("bindings", [b.name for b in c.bindings]),
         ("push fields", [p.name for p in c.push]),
         ("constants", [s.name for s in c.spec]),
+        ("numbers", [*_known(c), *c.cost_arguments]),
         ("variants", [v.name for v in c.variants]),
         *(("GLSL arrays", [v for b in c.bindings for v in views_in(b, s)]) for s in {v.shader for v in c.variants}),
     ):
@@ -355,10 +359,9 @@ def glsl_interface(c: Contract, shader: str) -> str:
         if is_texel(views):
             lines.append(f"layout(set = 0, binding = {i}) uniform {TEXELS} {next(iter(views))};")
             continue
+        how = ("coherent " if b.coherent else "") + qualifier[b.access]
         for view, kind in views.items():
-            lines.append(
-                f"layout(set = 0, binding = {i}, std430) {qualifier[b.access]}buffer B_{view} {{ {kind} {view}[]; }};"
-            )
+            lines.append(f"layout(set = 0, binding = {i}, std430) {how}buffer B_{view} {{ {kind} {view}[]; }};")
     if c.push:
         fields = " ".join(f"{p.type} {p.name};" for p in c.push)
         lines.append(f"layout(push_constant, std430) uniform Push {{ {fields} }} p;")
