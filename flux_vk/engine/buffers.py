@@ -13,6 +13,7 @@ from ..decode import SamplerState
 from ..errors import ModelError
 from ..gpu import Arena, Buffer, Chain, Device
 from ..models import ModelConfig, StepIO, Weights
+from ..models.step import CHUNK_PAGES, attention_blocks, grid_arguments
 from .pages import PAGE_SIZE, PageTable, pages_for
 
 LOGITS_BYTES = 64 << 20  # most that logits of one step may take
@@ -84,6 +85,8 @@ class EngineBuffers:
         self.last_pos = device.host((1,), "u32")
         self.pages = device.zeros((slots, pages_for(limits.context)), "u32")
         self.slot_info = device.zeros((slots, 4), "u32")
+        self.counters = device.zeros((slots * attention_blocks(config),), "u32")
+        self._grid_sizes = grid_arguments(device, config, PAGE_SIZE)
         numbers = np.zeros((slots, device.alignment // 4), np.uint32)
         numbers[:, 0] = np.arange(slots)
         self._slot_numbers = device.array(numbers)  # row s begins with the number s, each row bindable by itself
@@ -95,11 +98,20 @@ class EngineBuffers:
         row = self._slot_numbers.rows(slot, slot + 1)
         return Buffer(row.device, row.memory, row.offset, 4, "u32", (1,))
 
-    def step_io(self, ids: Buffer, pos: Buffer, slot: Buffer, n_logits: int) -> StepIO:
-        """The buffers of a forward step over these rows with n_logits rows of logits."""
+    def step_grid(self, chain: Chain) -> tuple[Buffer | None, dict[str, int]]:
+        """A grid for this chain's attention and the numbers `fetch_rows` fills it from; none where one chunk holds all."""
+        if self.pages.shape[1] <= CHUNK_PAGES[chain.device.family]:
+            return None, {}
+        return chain.scratch((2, 4), "u32"), self._grid_sizes
+
+    def step_io(
+        self, ids: Buffer, pos: Buffer, slot: Buffer, n_logits: int, grid: Buffer | None = None, context: int = 1
+    ) -> StepIO:
+        """The buffers of a forward step over these rows with n_logits rows of logits; grid: of at most a row a slot."""
         return StepIO(
             ids=ids, pos=pos, slot=slot, logit_rows=self.logit_row, pages=self.pages, slot_info=self.slot_info,
             kcache=self.kcache, vcache=self.vcache, logits=self.logits.rows(0, max(n_logits, 1)),
+            grid=grid, counters=self.counters, context=context,
         )  # fmt: skip
 
     def write_table(self, slot: int, table: PageTable) -> None:

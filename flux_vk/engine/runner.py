@@ -58,24 +58,36 @@ class Runner:
 
     # -- chains ---------------------------------------------------------------------------------------------------
 
-    def prefill_chain(self, rows: int, n_logits: int, sample: bool, logprobs: bool = False) -> Chain:
-        """A chain for `rows` prompt rows: the forward step, logits of `n_logits` rows, and sampling from the last."""
+    def prefill_chain(
+        self, rows: int, n_logits: int, sample: bool, logprobs: bool = False, context: int = 1
+    ) -> Chain:
+        """A chain for `rows` prompt rows: the forward step, logits of `n_logits` rows, and sampling from the last.
+
+        context: keys that a row sees on average, for a profile alone.
+        """
         b = self.buffers
         chain = Chain(self.device, b.arena, name=f"prefill of {rows}")
-        io = b.step_io(b.ids.rows(0, rows), b.pos.rows(0, rows), b.slot.rows(0, rows), n_logits)
+        io = b.step_io(b.ids.rows(0, rows), b.pos.rows(0, rows), b.slot.rows(0, rows), n_logits, context=context)
         build_step(chain, self.config, b.weights, io, rows=rows, n_logits=n_logits)
         if sample:
             add_sampling(chain, b.sampler, io.logits, b.slot.rows(0, 1), b.last_pos, n=1, logprobs=logprobs)
         return chain
 
-    def decode_chain(self, slot: int, logprobs: bool = False) -> Chain:
-        """A chain for the next token of one slot: it reads its token and position from the device and advances them."""
+    def decode_chain(self, slot: int, logprobs: bool = False, context: int = 1) -> Chain:
+        """A chain for the next token of one slot: it reads its token and position from the device and advances them.
+
+        Workgroups share the context, as many as it has chunks when the step runs. context: tokens, for a profile alone.
+        """
         b = self.buffers
         chain = Chain(self.device, b.arena, name="decode step")
         number = b.slot_number(slot)
         ids, pos = chain.scratch((1,), "u32"), chain.scratch((1,), "u32")
-        chain.fetch_rows(slot=number, slot_token=b.sampler.slot_token, slot_pos=b.sampler.slot_pos, ids=ids, pos=pos)
-        io = b.step_io(ids, pos, number, 1)
+        grid, sizes = b.step_grid(chain)
+        chain.fetch_rows(
+            slot=number, slot_token=b.sampler.slot_token, slot_pos=b.sampler.slot_pos, ids=ids, pos=pos,
+            slot_info=b.slot_info if grid else None, grid=grid, **sizes,
+        )  # fmt: skip
+        io = b.step_io(ids, pos, number, 1, grid, context)
         build_step(chain, self.config, b.weights, io, rows=1, n_logits=1)
         add_sampling(chain, b.sampler, io.logits, number, pos, n=1, logprobs=logprobs)
         return chain
@@ -204,14 +216,14 @@ class Runner:
             b.pos.view()[:rows] = np.arange(rows, dtype=np.uint32)
             b.slot.view()[:rows] = sequence.slot
             b.logit_row.view()[0] = rows - 1
-            return self.prefill_chain(rows, 1, False).profile(repeat)
+            return self.prefill_chain(rows, 1, False, context=(rows + 1) // 2).profile(repeat)
 
     def profile_decode(self, sequence: Sequence, repeat: int = 1) -> Profile:
         """Times of a decode step by kernel. Advances the sequence's device state."""
         with self.lock:
             self._drain()
             self._reach(sequence, sequence.length + repeat)
-            return self.decode_chain(sequence.slot).profile(repeat)
+            return self.decode_chain(sequence.slot, context=sequence.length + 1).profile(repeat)
 
     def close(self) -> None:
         """Wait for everything and let go of chains and memory, even where someone still holds this runner."""

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MAX_GROUP = 8
 """Most query heads that one workgroup of the attention kernel takes; more need too many registers."""
 
+CHUNK_PAGES = {"cpu": 16, "gpu": 8}
+"""Pages of a context that a workgroup of the attention kernel takes, by family of kernels. Part of the result's bits."""
+
 
 @dataclass
 class StepIO:
@@ -31,6 +34,9 @@ class StepIO:
     ids, pos, slot u32[R]; logit_rows u32[M] (rows of the batch whose logits are wanted); pages u32[S, P] and
     slot_info u32[S, 4] as the attention kernel reads them; kcache, vcache: one [pages, kv_heads, page_size,
     head_dim] a layer, f16 or f32; logits f32[M, V].
+
+    Where workgroups are to share long contexts: grid u32[2, 4] as fetch_rows writes it (`grid_arguments`) and counters
+    u32[rows * attention_blocks(cfg)], all 0. context: keys that a row sees where that is known, for the profile alone.
     """
 
     ids: Buffer
@@ -42,6 +48,9 @@ class StepIO:
     kcache: list[Buffer]
     vcache: list[Buffer]
     logits: Buffer
+    grid: Buffer | None = None
+    counters: Buffer | None = None
+    context: int = 1
 
 
 def build_step(
@@ -166,6 +175,7 @@ class Step:
             **norms,
         )
         y = self._new(self.rows, cfg.q_width)
+        shape = attention_shape(self.chain.device, cfg.head_dim, kcache.dtype)
         self.chain.attention(
             q=qkv,
             y=y,
@@ -174,13 +184,27 @@ class Step:
             scale=cfg.attn_scale,
             softcap=cfg.attn_softcap,
             window=layer.window,
+            context=min(io.context, layer.window or io.context),
             HEAD_DIM=cfg.head_dim,
             GROUP=heads_per_workgroup(cfg.n_heads // cfg.n_kv_heads),
             PS=kcache.shape[2],
             **place,
-            **attention_shape(self.chain.device, cfg.head_dim, kcache.dtype),
+            **shape,
+            **self._split(layer.window, shape["CHUNK"]),
         )
         return y
+
+    def _split(self, window: int, chunk: int) -> dict[str, Any]:
+        """What `attention` needs where workgroups share a context; nothing where all fits one chunk."""
+        io, chunks = self.io, -(-self.io.pages.shape[1] // chunk)
+        if io.grid is None or io.counters is None or chunks <= 1:
+            return {}
+        return {
+            "SPLIT": 1,
+            "indirect": io.grid.rows(int(window > 0), int(window > 0) + 1).reshape(4),
+            "partial": self._new(self.rows * self.cfg.n_heads * chunks, self.cfg.head_dim + 4),
+            "counters": io.counters,
+        }
 
     def output_rows(self, i: int, x: Buffer, a: Buffer) -> tuple[Buffer, Buffer]:
         """Keeps the rows of x and a whose logits are wanted: nothing else matters after the last attention.
@@ -230,14 +254,30 @@ def heads_per_workgroup(group: int) -> int:
     return -(-group // -(-group // MAX_GROUP))
 
 
+def attention_blocks(cfg: ModelConfig) -> int:
+    """Workgroups of `attention` for one row (and one chunk of its context)."""
+    group = cfg.n_heads // cfg.n_kv_heads
+    return cfg.n_kv_heads * -(-group // heads_per_workgroup(group))
+
+
 def attention_shape(device: BaseDevice, head_dim: int, kv_type: str) -> dict[str, Any]:
-    """Workgroup size and, on CPU drivers whose subgroups and head size allow it, the variant of eight lanes."""
+    """Workgroup size, chunk and, on CPU drivers whose subgroups and head size allow it, the variant of eight lanes."""
     if device.family != "cpu":
-        return {"WG": 32}
+        return {"WG": 32, "CHUNK": CHUNK_PAGES["gpu"]}
     wide = int(device.limits["subgroup_size"]) >= 8 and head_dim % 32 == 0
     if wide and device.features.issuperset(("int64", "subgroup_shuffle")):
-        return {"WG": 8, "variant": f"{kv_type}.lane"}
-    return {"WG": 8}
+        return {"WG": 8, "CHUNK": CHUNK_PAGES["cpu"], "variant": f"{kv_type}.lane"}
+    return {"WG": 8, "CHUNK": CHUNK_PAGES["cpu"]}
+
+
+def grid_arguments(device: BaseDevice, cfg: ModelConfig, page_size: int) -> dict[str, int]:
+    """What `fetch_rows` needs besides its buffers to write a step's StepIO.grid.
+
+    Layers with a smaller window than the largest have workgroups that find nothing to do; their results are the same.
+    """
+    windows = [layer.window for layer in cfg.layers]
+    chunk = CHUNK_PAGES[device.family]
+    return {"blocks": attention_blocks(cfg), "window": max(windows), "PS": page_size, "CHUNK": chunk}
 
 
 def _joined(

@@ -225,6 +225,7 @@ def test_real_contracts_are_complete(name: str, repo_root: Path) -> None:
     values: dict[str, int | float] = dict.fromkeys(c.symbols, 64)
     values.update({s.name: s.default for s in c.spec})
     values.update({p.name: 64 for p in c.push})
+    values.update(c.cost_arguments)
     values.update({f"{b.name}_bytes": 64 for b in c.bindings})
     assert expressions.evaluate(c.cost_bytes, values) > 0, "cost in bytes"
     assert expressions.evaluate(c.cost_flops, values) >= 0

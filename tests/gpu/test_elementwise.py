@@ -174,6 +174,25 @@ def test_fetch_rows(device: Device, rng: np.random.Generator, rows: int) -> None
     np.testing.assert_array_equal(got["pos"], positions)
 
 
+@pytest.mark.parametrize("window", [0, 1, 600, 5000])
+@pytest.mark.parametrize("rows", [1, 7, 65, 257])
+def test_fetch_rows_writes_grids(device: Device, rng: np.random.Generator, rows: int, window: int) -> None:
+    """As many chunks as the row with most has, dropped pages left out; rows without a slot count for nothing."""
+    slots = 5
+    slot = rng.integers(0, slots + 1, rows, dtype=np.uint32)
+    pos = rng.choice([0, 31, 32, 511, 512, 513, 3000, 40_000], slots).astype(np.uint32)
+    sinks = rng.integers(0, 4, slots)
+    dropped = np.maximum(0, rng.integers(0, pos // 32 + 1) - sinks - 1)
+    info = np.stack([sinks, dropped, 0 * sinks, 0 * sinks], axis=1).astype(np.uint32)
+    inputs = {"slot": slot, "slot_token": pos, "slot_pos": pos, "slot_info": info}
+    outputs = {"ids": ((rows,), "u32"), "pos": ((rows,), "u32"), "grid": ((2, 4), "u32")}
+    for chunk in (1, 8, 16):
+        got = run_kernel(device, "fetch_rows", inputs, outputs, blocks=6, window=window, CHUNK=chunk)
+        wanted = reference("fetch_rows")(slot, pos, pos, info, blocks=6, window=window, chunk=chunk)
+        for name, want in zip(outputs, wanted, strict=True):
+            np.testing.assert_array_equal(got[name], want, err_msg=name)
+
+
 def test_more_rows_than_one_grid_axis_holds(device: Device, rng: np.random.Generator) -> None:
     x = rng.standard_normal((70_000, 6)).astype(np.float32)
     got = run_kernel(device, "swiglu", {"x": x}, {"y": ((70_000, 3), "f32")})["y"]

@@ -98,9 +98,24 @@ def copy_strided(
     return result
 
 
-def fetch_rows(slot: Any_, slot_token: Any_, slot_pos: Any_) -> tuple[Any_, Any_]:
-    """slot [R], slot_token and slot_pos [S] -> (ids, pos) of each row; 0 where the slot does not exist."""
+def fetch_rows(
+    slot: Any_, slot_token: Any_, slot_pos: Any_, slot_info: Any_ = None, *,
+    blocks: int = 1, window: int = 0, ps: int = 32, chunk: int = 16,
+) -> tuple[Any_, ...]:  # fmt: skip
+    """slot [R], slot_token and slot_pos [S] -> (ids, pos) of each row; 0 where the slot does not exist.
+
+    With slot_info [S, 4] also the grids [2, 4]: rows, blocks, most chunks that a row sees, 0; all keys, and a window's.
+    """
     inside = slot < len(slot_token)
     s = np.where(inside, slot, 0)
     ids, pos = (np.where(inside, table[s], 0).astype(np.uint32) for table in (slot_token, slot_pos))
-    return ids, pos
+    if slot_info is None:
+        return ids, pos
+    grid = np.array([[len(slot), blocks, 1, 0]] * 2, np.uint32)
+    for row in np.flatnonzero(inside):
+        at, (sinks, dropped) = int(pos[row]), slot_info[slot[row], :2].tolist()
+        for g, w in zip(grid, (0, window), strict=True):
+            first, last = max(0, at - w + 1) // ps if w else 0, at // ps
+            seen = [page for page in range(first, last + 1) if not sinks <= page < sinks + dropped]
+            g[2] = max(int(g[2]), -(-len(seen) // chunk))
+    return ids, pos, grid
