@@ -99,7 +99,7 @@ class EngineBuffers:
         return Buffer(row.device, row.memory, row.offset, 4, "u32", (1,))
 
     def step_grid(self, chain: Chain) -> tuple[Buffer | None, dict[str, int]]:
-        """A grid for this chain's attention and the numbers `fetch_rows` fills it from; none where one chunk holds all."""
+        """A grid for a chain's attention and the numbers `fetch_rows` fills it from; none where one chunk holds all."""
         if self.pages.shape[1] <= CHUNK_PAGES[chain.device.family]:
             return None, {}
         return chain.scratch((2, 4), "u32"), self._grid_sizes

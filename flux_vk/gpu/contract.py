@@ -199,7 +199,8 @@ def _build(d: dict[str, Any]) -> Contract:
             name=b["name"], access=b["access"], type=b["type"], shape=tuple(str(s) for s in b.get("shape", [])),
             glsl=dict(b.get("glsl", {})) or {b["name"]: GLSL_SCALAR.get(b["type"], "uint")},
             glsl_in={shader: dict(views) for shader, views in b.get("glsl_in", {}).items()},
-            optional=bool(b.get("optional", False)), elements=b.get("elements"), coherent=bool(b.get("coherent", False)),
+            optional=bool(b.get("optional", False)), elements=b.get("elements"),
+            coherent=bool(b.get("coherent", False)),
         )
         for b in d["bindings"]
     )  # fmt: skip

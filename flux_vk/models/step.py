@@ -24,7 +24,7 @@ MAX_GROUP = 8
 """Most query heads that one workgroup of the attention kernel takes; more need too many registers."""
 
 CHUNK_PAGES = {"cpu": 16, "gpu": 8}
-"""Pages of a context that a workgroup of the attention kernel takes, by family of kernels. Part of the result's bits."""
+"""Pages of a context that a workgroup of `attention` takes, by family of kernels. Part of the result's bits."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Attention over paged caches, for tests: caches with NaN wherever nothing may be read, one run, what it should give."""
+"""Attention over paged caches, for tests: caches with NaN wherever nothing may be read, one run, what is expected."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def copy_strided(
 
 
 def fetch_rows(
-    slot: Any_, slot_token: Any_, slot_pos: Any_, slot_info: Any_ = None, *,
+    slot: Any_, slot_token: Any_, slot_pos: Any_, slot_info: Any_ | None = None, *,
     blocks: int = 1, window: int = 0, ps: int = 32, chunk: int = 16,
 ) -> tuple[Any_, ...]:  # fmt: skip
     """slot [R], slot_token and slot_pos [S] -> (ids, pos) of each row; 0 where the slot does not exist.
