@@ -17,7 +17,7 @@ from flux_vk.errors import InputError
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
-FUSIONS = ("norm", "act", "head")
+FUSIONS = ("norm", "act", "attention", "head")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("", "0", "false", "no", "off")

@@ -8,39 +8,14 @@ left out (FLUX_VK_FUSION). Not for: what the fused kernels compute (kernels/*.to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from ..settings import settings
 from .buffer import Buffer
-from .chain import Call, Chain
+from .chain import Chain
+from .fuse_attention import fold_attention
 from .matmul import can_gate, matmul
-from .steps import Step
-
-
-@dataclass
-class Operation:
-    """One call with the steps it takes."""
-
-    call: Call
-    tag: str
-    steps: list[Step]
-
-    def __getitem__(self, name: str) -> Any:
-        return self.call.args.get(name)
-
-    def touches(self, b: Buffer, writes: bool = False) -> bool:
-        """Whether a step reads or writes (`writes`: writes) a byte of the buffer."""
-        return any(
-            a.memory == b.memory.id and a.start < b.end and b.offset < a.stop and (a.writes or not writes)
-            for step in self.steps
-            for a in step.accesses()
-        )
-
-
-def same(a: Buffer, b: Buffer) -> bool:
-    """Whether two buffers are the same view of the same bytes."""
-    return (a.memory.id, a.offset, a.dtype, a.shape) == (b.memory.id, b.offset, b.dtype, b.shape)
+from .operations import Operation, operations_of, same
 
 
 def fuse(chain: Chain, start: int = 0, passes: Iterable[str] | None = None) -> None:
@@ -51,17 +26,6 @@ def fuse(chain: Chain, start: int = 0, passes: Iterable[str] | None = None) -> N
         if name in wanted:
             operations = apply(chain, operations)
     chain.rewrite(start, [(o.call, o.tag, s) for o in operations for s in o.steps])
-
-
-def operations_of(chain: Chain, start: int = 0) -> list[Operation]:
-    """The steps from `start` on, grouped by the call they were made for."""
-    found: list[Operation] = []
-    for call, tag, step in chain.entries(start):
-        if found and found[-1].call is call:
-            found[-1].steps.append(step)
-        else:
-            found.append(Operation(call, tag, [step]))
-    return found
 
 
 def fold_norms(chain: Chain, operations: list[Operation]) -> list[Operation]:
@@ -152,4 +116,5 @@ def _again(chain: Chain, o: Operation, **changes: Any) -> Operation:
 PASSES: dict[str, Callable[[Chain, list[Operation]], list[Operation]]] = {
     "norm": fold_norms,
     "act": fold_activations,
+    "attention": fold_attention,
 }

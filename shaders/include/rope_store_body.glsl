@@ -7,6 +7,10 @@
 #include "step_push.glsl"
 #include "sincos.glsl"
 
+#ifndef GROUP_BARRIER               // a workgroup of one subgroup may have a cheaper one
+#define GROUP_BARRIER barrier
+#endif
+
 uint head_dim, n_rot;
 float rope_mscale, rope_eps;
 bool normed_q, normed_k;
@@ -70,7 +74,7 @@ float head_squares(uint from) {
         }
         squares[c] = column;
     }
-    barrier();
+    GROUP_BARRIER();
     float sum = 0.0;
     for (uint c = 0u; c < SUM_COLUMNS; c++) sum += squares[c];
     return sum;
@@ -78,7 +82,7 @@ float head_squares(uint from) {
 
 // head: those of q, then k, then v.
 void rope_store_head(uint row, uint head) {
-    barrier();  // the head before may still be read from `staged` and `squares`
+    GROUP_BARRIER();  // the head before may still be read from `staged` and `squares`
     uint slot_id = slot[row], position = pos[row], from = row * row_stride + head * head_dim;
     if (slot_id >= slots) return;
     uint place;
@@ -117,6 +121,6 @@ void rope_store_head(uint row, uint head) {
         }
     }
     if (is_q) return;
-    barrier();
+    GROUP_BARRIER();
     if (cache_place(slot_id, position, head - heads, place)) store_key(place);
 }
