@@ -19,7 +19,7 @@ _MOVED = ("slot", "pos", "pages", "slot_info", "kcache", "vcache")
 
 
 def fold_attention(chain: Chain, operations: list[Operation]) -> list[Operation]:
-    """Product, rope_store, attention behind each other: one dispatch where it takes the step's few rows, bit for bit."""
+    """Product, rope_store, attention behind each other: one dispatch for a step of few rows, bit for bit."""
     out: list[Operation] = []
     for o in operations:
         made = None

@@ -1,4 +1,4 @@
-"""Passes over a chain that put several operations into one kernel. What they replace gives the same result without them.
+"""Passes over a chain that put several operations into one kernel, with the same result.
 
 A pass sees operations (`Chain.call`), not dispatches, and looks at nothing but kernels and the buffers between them: an
 intermediate result may disappear when it is scratch memory that nobody else touches. Each pass has a name and can be
@@ -83,8 +83,8 @@ def _gives_gates(o: Operation, x: Buffer) -> bool:
 def give_maxima(chain: Chain, logits: Buffer, maxima: Buffer, clear: Buffer) -> bool:
     """Let the product that writes `logits`, the last operation to touch them, find the block maxima too.
 
-    A fill of `clear`, which holds them, goes in front of the chain. False, and nothing is changed, where something else wrote the logits or the pass
-    "head" is left out. The maxima are those that sample_stats finds, bit for bit.
+    A fill of `clear`, which holds them, goes in front of the chain. False, and nothing is changed, where something else
+    wrote the logits or the pass "head" is left out. The maxima are those that sample_stats finds, bit for bit.
     """
     if "head" not in settings().fusion:
         return False

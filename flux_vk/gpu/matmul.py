@@ -162,7 +162,8 @@ def matmul(
     for name, b in (("y", y), ("residual", residual)):
         if b is not None and (b.size < r * stride or stride < y_offset + columns):
             raise ArgumentError(
-                f"matmul: {name} is {list(b.shape)} with rows of {stride}, expected room for [{r}, {y_offset} + {columns}]"
+                f"matmul: {name} is {list(b.shape)} with rows of {stride}; expected room for "
+                f"[{r}, {y_offset} + {columns}]"
             )
     if variant is None:
         variant = variant_for(chain.device, w.dtype)

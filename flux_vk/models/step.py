@@ -198,7 +198,8 @@ class Step:
         """What `attention` needs where workgroups share a context; nothing where all fits one chunk."""
         io, chunks = self.io, -(-self.io.pages.shape[1] // chunk)
         if io.grid is None or io.counters is None or chunks <= 1:
-            return {"counters": io.counters}  # which a fused kernel may need (fuse_attention.py)
+            enough = io.counters is not None and io.counters.size >= self.rows * attention_blocks(self.cfg)
+            return {"counters": io.counters} if enough else {}  # a fused kernel may want them (fuse_attention.py)
         return {
             "SPLIT": 1,
             "indirect": io.grid.rows(int(window > 0), int(window > 0) + 1).reshape(4),

@@ -10,8 +10,8 @@ import pytest
 
 from flux_vk.gpu import Buffer, Chain, Device
 from flux_vk.gpu.fusion import PASSES, fuse
-from flux_vk.gpu.operations import operations_of
 from flux_vk.gpu.matmul import matmul
+from flux_vk.gpu.operations import operations_of
 from flux_vk.settings import FUSIONS
 from tests.gpu.harness import nmse
 from tests.gpu.weights import random_raw
