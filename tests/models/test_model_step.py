@@ -172,8 +172,9 @@ def test_dispatches_of_a_layer(device: Device, demo_model: Path, monkeypatch: py
 def test_attention_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     """CPU drivers with subgroups of eight get the variant made for them where the head size allows it."""
     monkeypatch.delenv("FLUX_VK_FAMILY", raising=False)
-    assert attention_shape(NullDevice("discrete"), 64, "f16") == {"WG": 32}
-    assert attention_shape(NullDevice("cpu"), 64, "f16") == {"WG": 8, "variant": "f16.lane"}
-    assert attention_shape(NullDevice("cpu"), 80, "f16") == {"WG": 8}
-    assert attention_shape(NullDevice("cpu", subgroup_size=4), 64, "f32") == {"WG": 8}
-    assert attention_shape(NullDevice("cpu", features=frozenset({"storage16"})), 64, "f32") == {"WG": 8}
+    wide, narrow = {"WG": 8, "CHUNK": 16, "variant": "f16.lane"}, {"WG": 8, "CHUNK": 16}
+    assert attention_shape(NullDevice("discrete"), 64, "f16") == {"WG": 32, "CHUNK": 8}
+    assert attention_shape(NullDevice("cpu"), 64, "f16") == wide
+    assert attention_shape(NullDevice("cpu"), 80, "f16") == narrow
+    assert attention_shape(NullDevice("cpu", subgroup_size=4), 64, "f32") == narrow
+    assert attention_shape(NullDevice("cpu", features=frozenset({"storage16"})), 64, "f32") == narrow
