@@ -19,7 +19,12 @@ void main() {
     attn_cap = p.softcap;
     uint blocks = (heads / kv_heads + GROUP - 1u) / GROUP;
     uint row = gl_WorkGroupID.x, kv_head = gl_WorkGroupID.y / blocks, block = gl_WorkGroupID.y % blocks;
-    uint z = gl_WorkGroupID.z;
-    if (SPLIT == 0u) attend(row, kv_head, block, 0u, 0xFFFFFFFFu);
-    else attend(row, kv_head, block, z, z + 1u == gl_NumWorkGroups.z ? 0xFFFFFFFFu : z + 1u);
+    uint first = 0u, end = 0xFFFFFFFFu;
+    if (SPLIT != 0u) {  // one chunk each, the last takes what is left; without room for parts, one takes all
+        bool shared_out = p.has_partial != 0u && p.has_counters != 0u;
+        uint z = gl_WorkGroupID.z, last = shared_out ? gl_NumWorkGroups.z - 1u : 0u;
+        first = z > last ? end : z;
+        if (z < last) end = z + 1u;
+    }
+    attend(row, kv_head, block, first, end);
 }

@@ -90,7 +90,8 @@ def _section(c: Contract) -> list[str]:
         )
     lines += [
         f"- grid: {' x '.join(_code(e) for e in c.grid)} workgroups of {' x '.join(_code(e) for e in c.workgroup)}",
-        f"- cost: {_code(c.cost_bytes)} bytes, {_code(c.cost_flops)} operations",
+        f"- cost: {_code(c.cost_bytes)} bytes, {_code(c.cost_flops)} operations"
+        + "".join(f"; {_code(name)} may be passed, else {default}" for name, default in c.cost_arguments.items()),
         f"- tolerance: {f'NMSE {c.nmse:g}' if c.nmse else 'exact'}",
     ]
     if c.window:

@@ -79,7 +79,8 @@ def run_attention(
     scalars = {"HEAD_DIM": head_dim, "GROUP": min(8, heads // kv_heads), "scale": head_dim**-0.5, **scalars}
     if scalars.get("variant") == "lane":
         scalars["variant"] = "f16.lane" if cache.k.dtype == np.float16 else "f32.lane"
-    if scalars.get("SPLIT"):
+    share = scalars.pop("share", True)
+    if scalars.get("SPLIT") and share:
         blocks = kv_heads * -(-(heads // kv_heads) // scalars["GROUP"])
         chunks = -(-cache.pages.shape[1] // scalars["CHUNK"])
         out["partial"] = ((len(q) * heads * chunks * (head_dim + 4),), "f32")

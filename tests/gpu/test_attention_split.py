@@ -83,6 +83,15 @@ def test_any_number_of_chunk_workgroups(
     assert np.array_equal(whole, run_attention(device, q, pos, slot, cache, 6, SPLIT=1, indirect=grid, **sizes))
 
 
+def test_without_room_for_parts_one_takes_all(device: Device, rng: np.random.Generator, form: dict[str, Any]) -> None:
+    """SPLIT alone, without scratch memory: the first workgroup of a row takes all, the others do nothing."""
+    cache = make_cache(rng, [300], 1, 32)
+    pos, slot = rows_of((0, 300))
+    q = rng.standard_normal((1, 2 * 32), np.float32)
+    whole = run_attention(device, q, pos, slot, cache, 2, CHUNK=2, **form)
+    assert np.array_equal(whole, run_attention(device, q, pos, slot, cache, 2, CHUNK=2, SPLIT=1, share=False, **form))
+
+
 @pytest.mark.parametrize("size", [1e4, 1e18])
 def test_huge_scores_stay_finite(device: Device, rng: np.random.Generator, form: dict[str, Any], size: float) -> None:
     """One chunk takes all the weight, or the scores overflow everywhere."""
