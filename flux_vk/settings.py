@@ -84,6 +84,15 @@ def _integer(name: str) -> Callable[[str, Mapping[str, str]], int | None]:
     return parse
 
 
+def _steps_ahead(text: str, env: Mapping[str, str]) -> int | None:
+    word = text.strip().lower()
+    if word in ("", "auto"):
+        return None
+    if word not in tuple("12345678"):
+        raise _bad("FLUX_VK_STEPS_AHEAD", text, "auto or 1 to 8")
+    return int(word)
+
+
 def _log_level(text: str, env: Mapping[str, str]) -> str:
     word = text.strip().lower() or "warning"
     if word not in LOG_LEVELS:
@@ -157,6 +166,13 @@ FUSION = Variable(
     "commas between. Results agree with and without (norm: but for the last bits).",
     _fusion,
 )
+STEPS_AHEAD = Variable(
+    "FLUX_VK_STEPS_AHEAD",
+    "auto: 1 on CPU drivers, 2 on GPUs",
+    "How many decode steps may be in flight at once, 1 to 8. It changes speed only: more hide more of the CPU's work, "
+    "and more are thrown away where a text ends early.",
+    _steps_ahead,
+)
 REFERENCE = Variable(
     "FLUX_VK_REFERENCE",
     "`../shared/reference` beside the repository",
@@ -189,6 +205,7 @@ VARIABLES: tuple[Variable[object], ...] = (
     NO_CACHE,
     MARKERS,
     FUSION,
+    STEPS_AHEAD,
     REFERENCE,
     TEST_SEED,
     KOMPUTE_SDIST,
@@ -206,6 +223,7 @@ class Settings:
     no_cache: bool
     markers: bool
     fusion: tuple[str, ...]
+    steps_ahead: int | None
     reference: Path | None
     test_seed: int | None
     kompute_sdist: Path | None
@@ -229,6 +247,7 @@ def settings(environ: Mapping[str, str] | None = None) -> Settings:
         no_cache=read(NO_CACHE),
         markers=read(MARKERS),
         fusion=read(FUSION),
+        steps_ahead=read(STEPS_AHEAD),
         reference=read(REFERENCE),
         test_seed=read(TEST_SEED),
         kompute_sdist=read(KOMPUTE_SDIST),

@@ -27,6 +27,7 @@ from ..models.memory import kv_bytes
 from ..text import ChatTemplate, Tokenizer
 from .buffers import STEP_ROWS, Limits, check_kv_range
 from .generation import Generation
+from .many import Many
 from .pages import PAGE_SIZE, pages_for
 from .runner import Runner
 from .session import Session
@@ -206,9 +207,46 @@ class Model:
     ) -> Generation:
         """Begin a generation: an iterator of Tokens with `text`, `finish_reason` and `timings`.
 
-        max_tokens: None runs until the model ends its text or the context is full. Raises InputError, ContextFull.
+        max_tokens: None runs until the model ends its text or the context is full. prompt_progress: called after each
+        step of the prompt with (tokens done, tokens in all). Raises InputError, ContextFull.
         """
         return Generation(self, prompt, params or SamplingParams(), max_tokens, stop, session, prompt_progress)
+
+    def start_many(
+        self,
+        prompts: Seq[str | Seq[int]],
+        params: SamplingParams | Seq[SamplingParams] | None = None,
+        *,
+        max_tokens: int | Seq[int | None] | None = None,
+        stop: Seq[str] | Seq[Seq[str]] = (),
+        prompt_progress: Callable[[int, int, int], None] | None = None,
+    ) -> Many:
+        """Begin a generation for each prompt, decoded together: an iterator of (index, Token). Each writes what it
+        would write alone.
+
+        params, max_tokens, stop: one for all (the same seed too), or a list with one for each prompt; params=None draws
+        a seed for each. prompt_progress: called with (index, tokens done, tokens in all). Raises InputError,
+        ContextFull.
+        """
+        return Many(self, prompts, params, max_tokens, stop, prompt_progress)
+
+    def generate_many(
+        self,
+        prompts: Seq[str | Seq[int]],
+        max_tokens: int | Seq[int | None] | None = None,
+        *,
+        stop: Seq[str] | Seq[Seq[str]] = (),
+        **sampling: Any,
+    ) -> list[str]:
+        """The texts behind several prompts, decoded together. `sampling`: the fields of SamplingParams.
+
+        Without a seed each prompt gets one of its own.
+        """
+        params = [SamplingParams(**sampling) for _ in prompts]
+        many = self.start_many(prompts, params, max_tokens=max_tokens, stop=stop)
+        for _ in many:
+            pass
+        return many.texts
 
     def generate(
         self, prompt: str | Seq[int], max_tokens: int | None = None, *, stop: Seq[str] = (), **sampling: Any
