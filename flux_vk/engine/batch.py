@@ -6,6 +6,7 @@ Not for: what comes of the tokens (stream.py) or who takes part (loop.py).
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import deque
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
@@ -42,7 +43,8 @@ class Batch:
         self.group = group
         self.sequences: tuple[Sequence, ...] = ()
         self._key: tuple[object, ...] = ()
-        self._flying: deque[tuple[Recorded, int]] = deque()
+        # Weak: what a batch is still waiting for does not keep the memory of a model that was closed.
+        self._flying: deque[tuple[weakref.ref[Recorded], int]] = deque()
 
     @property
     def in_flight(self) -> int:
@@ -73,12 +75,14 @@ class Batch:
                 runner.reach(sequence, position)
                 furthest = max(furthest, position)
             step = runner.recorded((*self._key, furthest >= runner.long_from))
-            self._flying.append((step, step.submit()))
+            self._flying.append((weakref.ref(step), step.submit()))
 
     def finish(self) -> None:
         """Wait for the oldest step in flight."""
-        step, number = self._flying.popleft()
-        step.wait_for(number)
+        reference, number = self._flying.popleft()
+        step = reference()
+        if step is not None:  # else it was waited for when the runner dropped it
+            step.wait_for(number)
 
     def settle(self) -> None:
         """Wait for steps whose results nobody wants, whatever comes of them."""

@@ -20,7 +20,7 @@ from ..errors import FluxError, VulkanError
 from ..gpu import Chain, Device, Profile, Recorded
 from ..models import ModelConfig, Weights, build_step
 from ..settings import settings
-from .batch import Batch
+from .batch import PADDING, Batch
 from .buffers import EngineBuffers, Limits
 from .pages import PAGE_SIZE, PagePool, pages_for
 from .sequence import Sequence, Slots
@@ -29,6 +29,16 @@ log = logging.getLogger("flux_vk.engine")
 
 PREFILL_CHAINS = 48  # kept recorded; two decode chains for every slot are kept besides
 NEVER = 1 << 60
+
+
+def rows_for(n: int, family: str, most: int) -> int:
+    """Rows of the chain that runs n prompt tokens: a few sizes serve all prompts, the rest is padding.
+
+    Recording a chain takes longer than rows of padding do, up to the tokens that a tile of the matrix products has.
+    """
+    tile = 8 if family == "gpu" else 4
+    rows = next((r for r in (1, 2, 4) if r >= n), -(-n // tile) * tile)
+    return rows if rows <= most else n
 
 
 class Runner:
@@ -147,13 +157,15 @@ class Runner:
         with self.lock:
             b, n, start = self.buffers, len(ids), sequence.length
             self.reach(sequence, start + n - 1)
+            rows = rows_for(n, self.device.family, self.max_logits if logits else self.limits.max_rows)
             b.ids.view()[:n] = ids
             b.pos.view()[:n] = np.arange(start, start + n, dtype=np.uint32)
             b.slot.view()[:n] = sequence.slot
+            b.ids.view()[n:rows], b.pos.view()[n:rows], b.slot.view()[n:rows] = 0, 0, PADDING
             b.last_pos.view()[0] = start + n - 1
             b.logit_row.view()[0] = n - 1
-            n_logits = n if logits else 1 if sample else 0
-            step = self.recorded(("prefill", n, n_logits, sample, sample and logprobs))
+            n_logits = rows if logits else 1 if sample else 0
+            step = self.recorded(("prefill", rows, n_logits, sample, sample and logprobs))
             step.submit()
             step.wait()
             sequence.cached.extend(ids)
