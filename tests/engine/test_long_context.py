@@ -58,6 +58,7 @@ def last_rows(path: Path, ids: list[int], rows: int, monkeypatch: pytest.MonkeyP
         return reference.forward(file, np.array(ids))[-rows:]
 
 
+@pytest.mark.slow
 def test_a_whole_context(long: Model, path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long prompt, the text behind it up to the end; each choice is that of float64."""
     prompt = rng.integers(0, 256, PROMPT).tolist()
