@@ -82,8 +82,9 @@ class EngineBuffers:
         self.ids = device.host((rows,), "u32")
         self.pos = device.host((rows,), "u32")
         self.slot = device.host((rows,), "u32")
-        self.logit_row = device.host((1,), "u32")
-        self.last_pos = device.host((1,), "u32")
+        self.logit_row = device.host((SIZES[-1],), "u32")  # rows of a prompt step that tokens are drawn from,
+        self.last_pos = device.host((SIZES[-1],), "u32")  # their positions
+        self.last_slot = device.host((SIZES[-1],), "u32")  # and slots
         self.pages = device.zeros((slots, pages_for(limits.context)), "u32")
         self.slot_info = device.zeros((slots, 4), "u32")
         self.counters = device.zeros((max(slots, SIZES[-1]) * attention_blocks(config),), "u32")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
+from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
 from ..errors import ContextFull
@@ -20,6 +21,7 @@ from .stream import Stream, Token
 
 if TYPE_CHECKING:
     from .runner import Runner
+    from .sequence import Sequence
     from .session import Session
 
 Drawn = tuple[Stream, Token]
@@ -43,6 +45,7 @@ class Loop:
         self._batch: Batch | None = None
         self._stale = True  # the batch is not made of the streams that live
         self._left = 0  # steps that every stream of the batch still wants
+        self._joint = True  # short prompts share a step
 
     def run(self) -> Generator[Drawn, None, None]:
         """The tokens as they come; everything is given back however it ends."""
@@ -73,57 +76,74 @@ class Loop:
 
     # -- coming and going -----------------------------------------------------------------------------------------
 
-    def _may_join(self) -> bool:
-        """Whether somebody waits who could begin now; the first of all may wait for a slot."""
-        if not self._waiting or not self._live:
+    def _may_join(self, joining: Seq[Stream] = ()) -> bool:
+        """Whether somebody waits who could begin now beside those who are `joining`; the first may wait for a slot."""
+        others = len(self._live) + len(joining)
+        if not self._waiting or not others:
             return bool(self._waiting)
         runner, stream = self.runner, self._waiting[0]
-        if len(self._live) >= self._most or runner.slots.in_use >= runner.slots.n:
+        if others >= self._most or runner.slots.in_use >= runner.slots.n:
             return stream.cancelled
-        needed = min(pages_for(len(stream.prompt) + len(stream.tokens) + 1), runner.slots.max_entries)
-        return needed + len(self._live) <= runner.pool.n_free or stream.cancelled
+        pages = sum(min(pages_for(s.length + 1), runner.slots.max_entries) for s in (stream, *joining))
+        return pages + others <= runner.pool.n_free or stream.cancelled
 
     def _join(self) -> Iterator[Drawn]:
         """Give slots to those who wait, run their prompts and draw their first tokens. Nothing is in flight."""
         while self._may_join():
-            stream = self._waiting.popleft()
-            if not self._open(stream):
-                if not stream.cancelled:  # somebody else was faster
-                    self._waiting.appendleft(stream)
-                    return
-                stream.finish_reason = "cancelled"
-                continue
-            try:
-                token = self._prefill(stream)
-            except ContextFull:
-                if not self._live:
-                    raise
-                self._put_back(stream)
+            joining = self._open_some()
+            if not joining:
                 return
+            try:
+                drawn = self._prefill(joining[0]) if len(joining) == 1 else self._prefill_jointly(joining)
+            except ContextFull:  # other threads took pages meanwhile
+                if not self._live and len(joining) == 1:
+                    raise
+                self._joint = False
+                self._put_back(joining)
+                if self._live:
+                    return
+                continue
             self._stale = True
-            (self._live if stream.finish_reason is None else self._ended).append(stream)
+            self._live += [s for s in joining if s.finish_reason is None]
+            self._ended += [s for s in joining if s.finish_reason is not None]
             self._release()
             if not self._may_join():
                 self._start()
-            if token is not None:
-                yield stream, token
+            yield from drawn
 
-    def _open(self, stream: Stream) -> bool:
+    def _open_some(self) -> list[Stream]:
+        """The next stream, or several whose prompts fit into one step, with their slots; none where it must wait."""
+        joining: list[Stream] = []
+        rows, most = 0, self.runner.limits.max_rows
+        while self._may_join(joining):
+            stream = self._waiting[0]
+            rows += stream.length
+            if joining and not stream.cancelled and (rows > most or not self._joint):
+                break
+            if self._open(stream, wait=not self._live and not joining):
+                joining.append(self._waiting.popleft())
+            elif stream.cancelled:
+                self._waiting.popleft().finish_reason = "cancelled"
+            else:  # somebody else was faster
+                break
+        return joining
+
+    def _open(self, stream: Stream, wait: bool) -> bool:
         if stream.cancelled:
             return False
         if self.session is not None:
             stream.sequence = self.session.begin(stream)
         else:
-            stream.sequence = self.runner.try_open(lambda: stream.cancelled, wait=not self._live)
+            stream.sequence = self.runner.try_open(lambda: stream.cancelled, wait)
         if stream.sequence is not None and self._batch is None:
             self._batch = self.runner.open_batch()
         return stream.sequence is not None
 
-    def _put_back(self, stream: Stream) -> None:
-        """Let a stream wait, first of all, until there are pages for it; its tokens are then run again."""
-        self._ended.append(stream)
+    def _put_back(self, streams: list[Stream]) -> None:
+        """Let streams wait, first of all, until there are pages for them; their tokens are then run again."""
+        self._ended += streams
         self._release()
-        self._waiting.appendleft(stream)
+        self._waiting.extendleft(reversed(streams))
 
     def _release(self) -> None:
         """Give back the slots of streams that have ended, and the batch where none is left."""
@@ -140,28 +160,40 @@ class Loop:
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
-    def _prefill(self, stream: Stream) -> Token | None:
-        """Run what is new of a stream's tokens and draw the next one; None when cancelled before that."""
-        runner, ids, sequence = self.runner, stream.ids(), stream.sequence
-        assert sequence is not None, "a stream that begins has a slot"
-        if not stream.tokens:
-            stream.begun, stream.prefilled = time.perf_counter(), 0
-        with runner.lock:
-            done = sequence.keep_prefix(ids)
-        runner.set_sampling(sequence, stream.params, ids)
+    def _prefill(self, stream: Stream) -> list[Drawn]:
+        """Run what is new of a stream's tokens and draw the next one; none when cancelled before that."""
+        runner = self.runner
+        sequence, ids, done = self._begin(stream)
         total = len(ids)
         while done < total:
             if stream.cancelled:
                 stream.finish_reason = "cancelled"
-                return None
+                return []
             n = runner.chunk(sequence, total - done, runner.limits.max_rows)
             runner.prefill(sequence, ids[done : done + n], sample=done + n == total, logprobs=stream.logprobs)
             done += n
-            if not stream.tokens:
-                stream.prefilled += n
-                if stream.progress is not None:
-                    stream.progress(done, total)
-        return self._take(stream, time.perf_counter())
+            stream.tell(n, done, total)
+        return [(stream, self._take(stream, time.perf_counter()))]
+
+    def _prefill_jointly(self, streams: list[Stream]) -> list[Drawn]:
+        """The same for several whose prompts fit into one step."""
+        parts = [self._begin(stream)[:2] for stream in streams]
+        self.runner.prefill_jointly(parts, logprobs=any(s.logprobs for s in streams))
+        now = time.perf_counter()
+        for stream, (_, ids) in zip(streams, parts, strict=True):
+            stream.tell(len(ids), len(ids), len(ids))
+        return [(stream, self._take(stream, now)) for stream in streams]
+
+    def _begin(self, stream: Stream) -> tuple[Sequence, list[int], int]:
+        """Make a slot ready for a stream: its sequence, its tokens and how many of them are cached already."""
+        sequence, ids = stream.sequence, stream.ids()
+        assert sequence is not None, "a stream that begins has a slot"
+        if not stream.tokens:
+            stream.begun, stream.prefilled = time.perf_counter(), 0
+        with self.runner.lock:
+            done = sequence.keep_prefix(ids)
+        self.runner.set_sampling(sequence, stream.params, ids)
+        return sequence, ids, done
 
     def _start(self) -> None:
         """Submit as many steps ahead as the device likes and every stream wants; of a stale batch none is in flight.
@@ -187,7 +219,7 @@ class Loop:
                     return  # perhaps somebody ends meanwhile
                 if len(self._live) == 1:
                     raise
-                self._put_back(self._live.pop())
+                self._put_back([self._live.pop()])
 
     def _step(self) -> Iterator[Drawn]:
         """The tokens of the oldest step in flight. The next steps run while these are looked at."""

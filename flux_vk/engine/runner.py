@@ -20,7 +20,7 @@ from ..errors import FluxError, VulkanError
 from ..gpu import Chain, Device, Profile, Recorded
 from ..models import ModelConfig, Weights, build_step
 from ..settings import settings
-from .batch import PADDING, Batch
+from .batch import PADDING, Batch, size_for
 from .buffers import EngineBuffers, Limits
 from .pages import PAGE_SIZE, PagePool, pages_for
 from .sequence import Sequence, Slots
@@ -76,7 +76,7 @@ class Runner:
     def prefill_chain(
         self, rows: int, n_logits: int, sample: bool, logprobs: bool = False, context: int = 1
     ) -> Chain:
-        """A chain for `rows` prompt rows: the forward step, logits of `n_logits` rows, and sampling from the last.
+        """A chain for `rows` prompt rows: the forward step, logits of `n_logits` rows, and sampling from them.
 
         context: keys that a row sees on average, for a profile alone.
         """
@@ -85,7 +85,7 @@ class Runner:
         io = b.step_io(b.ids.rows(0, rows), b.pos.rows(0, rows), b.slot.rows(0, rows), n_logits, context=context)
         build_step(chain, self.config, b.weights, io, rows=rows, n_logits=n_logits)
         if sample:
-            add_sampling(chain, b.sampler, io.logits, b.slot.rows(0, 1), b.last_pos, n=1, logprobs=logprobs)
+            add_sampling(chain, b.sampler, io.logits, b.last_slot, b.last_pos, n=n_logits, logprobs=logprobs)
         return chain
 
     def decode_chain(
@@ -155,21 +155,50 @@ class Runner:
         Raises ContextFull, DeviceLost.
         """
         with self.lock:
-            b, n, start = self.buffers, len(ids), sequence.length
-            self.reach(sequence, start + n - 1)
+            b, n = self.buffers, len(ids)
+            self._write_rows([(sequence, ids)])
             rows = rows_for(n, self.device.family, self.max_logits if logits else self.limits.max_rows)
-            b.ids.view()[:n] = ids
-            b.pos.view()[:n] = np.arange(start, start + n, dtype=np.uint32)
-            b.slot.view()[:n] = sequence.slot
-            b.ids.view()[n:rows], b.pos.view()[n:rows], b.slot.view()[n:rows] = 0, 0, PADDING
-            b.last_pos.view()[0] = start + n - 1
-            b.logit_row.view()[0] = n - 1
             n_logits = rows if logits else 1 if sample else 0
-            step = self.recorded(("prefill", rows, n_logits, sample, sample and logprobs))
-            step.submit()
-            step.wait()
+            self._run_rows(rows, n_logits, sample, logprobs)
             sequence.cached.extend(ids)
             return b.logits.rows(0, n).numpy() if logits else None
+
+    def prefill_jointly(self, parts: Seq[tuple[Sequence, Seq[int]]], logprobs: bool = False) -> None:
+        """Run the prompts of several sequences (at most max_rows tokens together) and draw the next token of each.
+
+        Raises ContextFull, DeviceLost.
+        """
+        with self.lock:
+            family, most = self.device.family, self.limits.max_rows
+            n, draws = sum(len(ids) for _, ids in parts), size_for(len(parts))
+            self._write_rows(parts)
+            rows = rows_for(max(n, draws), family, most)
+            if rows == draws and n > len(parts):  # a step with as many logits as rows has them in the rows' order
+                rows = rows_for(rows + 1, family, most)
+            self._run_rows(rows, draws, True, logprobs)
+            for sequence, ids in parts:
+                sequence.cached.extend(ids)
+
+    def _write_rows(self, parts: Seq[tuple[Sequence, Seq[int]]]) -> None:
+        """Write the rows of a prompt step, each part behind what its sequence has cached."""
+        b, at = self.buffers, 0
+        b.logit_row.view()[:], b.last_pos.view()[:], b.last_slot.view()[:] = 0, 0, PADDING
+        b.slot.view()[:] = PADDING
+        for i, (sequence, ids) in enumerate(parts):
+            start, end = sequence.length, at + len(ids)
+            self.reach(sequence, start + len(ids) - 1)
+            b.ids.view()[at:end] = ids
+            b.pos.view()[at:end] = np.arange(start, start + len(ids), dtype=np.uint32)
+            b.slot.view()[at:end] = sequence.slot
+            b.logit_row.view()[i], b.last_slot.view()[i] = end - 1, sequence.slot
+            b.last_pos.view()[i] = start + len(ids) - 1
+            at = end
+        b.ids.view()[at:], b.pos.view()[at:] = 0, 0
+
+    def _run_rows(self, rows: int, n_logits: int, sample: bool, logprobs: bool) -> None:
+        step = self.recorded(("prefill", rows, n_logits, sample, sample and logprobs))
+        step.submit()
+        step.wait()
 
     def open_batch(self) -> Batch:
         """What runs decode steps, for one thread that holds a sequence. Hand it back with its close()."""

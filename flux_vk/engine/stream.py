@@ -70,6 +70,18 @@ class Stream:
         self.cancelled = True
         self.wake()
 
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and text."""
+        return len(self.prompt) + len(self.tokens)
+
+    def tell(self, n: int, done: int, total: int) -> None:
+        """n more tokens of the prompt are through; not counted when a text is only taken up again."""
+        if not self.tokens:
+            self.prefilled += n
+            if self.progress is not None:
+                self.progress(done, total)
+
     def ids(self) -> list[int]:
         """All tokens, prompt and text: what is prefilled when the stream gets a slot (again)."""
         return self.prompt + self.tokens

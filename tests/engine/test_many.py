@@ -85,6 +85,14 @@ def test_each_gets_what_it_gets_alone(model: Model, rng: np.random.Generator, n:
     assert together(model, made) == want
 
 
+@pytest.mark.parametrize("lengths", [(1,), (1, 1), (1, 1, 1), (1, 1, 2), (2, 1, 1, 1, 1), (1,) * 8, (9, 1, 40, 3, 11)])
+def test_prompts_that_share_a_step(model: Model, rng: np.random.Generator, lengths: tuple[int, ...]) -> None:
+    params = fx.SamplingParams(temperature=0.9, top_k=0, seed=7, logprobs=1)
+    made = [Job(rng.integers(3, 2000, n).tolist(), params, 3) for n in lengths]
+    want = [alone(model, job) for job in made]
+    assert together(model, made) == want
+
+
 def test_thirty_two_rows(device: Device, demo_model: Path, rng: np.random.Generator) -> None:
     """All sizes of batches that there are: from 32 rows, some of them padding, down to one."""
     with fx.load(demo_model, device=device, kv_type="f32", sequences=40) as m:

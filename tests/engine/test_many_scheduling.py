@@ -32,9 +32,23 @@ def free(model: Model) -> bool:
 
 
 def test_one_submit_gives_every_text_a_token(null: Model) -> None:
-    many = null.start_many([[1] * 4] * 3, GREEDY, max_tokens=6)
+    many = null.start_many([[1] * 8] * 3, GREEDY, max_tokens=6)
     assert len(list(many)) == 18 and free(null)
-    assert submits(null) == {"prefill of 4": 3, "decode of 4": 5}
+    assert submits(null) == {"prefill of 24": 1, "decode of 4": 5}
+
+
+def test_short_prompts_share_a_step(null: Model) -> None:
+    many = null.start_many([[1] * 34, [2] * 30, [3] * 5, [4] * 70], GREEDY, max_tokens=1)
+    assert [i for i, _ in many] == [0, 1, 2, 3]
+    assert submits(null) == {"prefill of 64": 2, "prefill of 8": 2}, "34 and 30; 5; 64 and 6"
+    b = null.runner.buffers
+    list(null.start_many([[1], [2], [3, 4]], GREEDY, max_tokens=1))
+    assert b.ids.view()[:4].tolist() == [1, 2, 3, 4] and b.pos.view()[:4].tolist() == [0, 0, 0, 1]
+    assert b.logit_row.view()[:3].tolist() == [0, 1, 3] and b.last_pos.view()[:3].tolist() == [0, 0, 1]
+    slots = b.last_slot.view().tolist()
+    assert len(set(slots[:3])) == 3 and slots[3:] == [PADDING] * 29
+    assert b.slot.view()[:4].tolist() == [*slots[:3], slots[2]] and set(b.slot.view()[4:].tolist()) == {PADDING}
+    assert submits(null)["prefill of 8"] == 3, "four rows would have the logits in their own order"
 
 
 def test_a_batch_shrinks_and_runs_no_step_for_nothing(null: Model) -> None:
@@ -43,7 +57,7 @@ def test_a_batch_shrinks_and_runs_no_step_for_nothing(null: Model) -> None:
     list(many)
     assert [g.finish_reason for g in many.generations] == ["length"] * 4
     # Three texts for two steps (a row is padding), two for three more, one for the last four.
-    assert submits(null) == {"prefill of 4": 4, "decode of 4": 2, "decode of 2": 3, "decode step": 4}
+    assert submits(null) == {"prefill of 16": 1, "decode of 4": 2, "decode of 2": 3, "decode step": 4}
 
 
 def test_chains_of_a_size_are_recorded_once(null: Model) -> None:
@@ -53,7 +67,7 @@ def test_chains_of_a_size_are_recorded_once(null: Model) -> None:
     with null.session():
         list(null.start([1] * 4, GREEDY, max_tokens=3))  # in another slot
     names = [recorded.name for recorded in null.runner._chains.values()]
-    assert sorted(names) == ["decode of 2", "decode of 4", "decode step", "prefill of 4"]
+    assert sorted(names) == ["decode of 2", "decode of 4", "decode step", "prefill of 16", "prefill of 4"]
 
 
 def test_the_slots_of_a_step_stand_in_its_group(null: Model) -> None:
