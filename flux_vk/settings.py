@@ -229,28 +229,30 @@ class Settings:
     kompute_sdist: Path | None
 
 
+def read(variable: Variable[T], environ: Mapping[str, str] | None = None) -> T:
+    """One variable alone, afresh. Raises InputError as `settings` does."""
+    env: Mapping[str, str] = os.environ if environ is None else environ
+    return variable.parse(env.get(variable.name, ""), env)
+
+
 def settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the variables from `environ` (default: the process's own, afresh on every call).
 
     Raises InputError naming the variable, the value found and those expected.
     """
     env: Mapping[str, str] = os.environ if environ is None else environ
-
-    def read(variable: Variable[T]) -> T:
-        return variable.parse(env.get(variable.name, ""), env)
-
     return Settings(
-        device=read(DEVICE),
-        family=read(FAMILY),
-        log=read(LOG),
-        cache_dir=read(CACHE_DIR),
-        no_cache=read(NO_CACHE),
-        markers=read(MARKERS),
-        fusion=read(FUSION),
-        steps_ahead=read(STEPS_AHEAD),
-        reference=read(REFERENCE),
-        test_seed=read(TEST_SEED),
-        kompute_sdist=read(KOMPUTE_SDIST),
+        device=read(DEVICE, env),
+        family=read(FAMILY, env),
+        log=read(LOG, env),
+        cache_dir=read(CACHE_DIR, env),
+        no_cache=read(NO_CACHE, env),
+        markers=read(MARKERS, env),
+        fusion=read(FUSION, env),
+        steps_ahead=read(STEPS_AHEAD, env),
+        reference=read(REFERENCE, env),
+        test_seed=read(TEST_SEED, env),
+        kompute_sdist=read(KOMPUTE_SDIST, env),
     )
 
 
