@@ -14,7 +14,7 @@ from ..errors import ModelError
 from ..gpu import Arena, Buffer, Chain, Device
 from ..models import ModelConfig, StepIO, Weights
 from ..models.step import CHUNK_PAGES, attention_blocks, grid_arguments
-from .batch import SIZES
+from .batch import SIZES, size_for
 from .pages import PAGE_SIZE, PageTable, pages_for
 
 LOGITS_BYTES = 64 << 20  # most that logits of one step may take
@@ -55,6 +55,13 @@ def check_kv_range(device: Device, config: ModelConfig, limits: Limits) -> None:
             f"a KV cache of {limits.kv_tokens} tokens needs {page * pages_for(limits.kv_tokens)} bytes a layer, and "
             f"{device.name} binds at most {device.max_range}; use at most {most} tokens (context, kv_tokens)"
         )
+
+
+def decode_scratch(device: Device, config: ModelConfig, limits: Limits, row_bytes: int) -> int:
+    """Bytes of scratch that the largest decode step wants; row_bytes: of a row without what shares its context."""
+    chunks = -(-pages_for(limits.context) // CHUNK_PAGES[device.family])
+    shared = 4 * config.n_heads * chunks * (config.head_dim + 4) if chunks > 1 else 0
+    return size_for(min(limits.sequences, SIZES[-1])) * (row_bytes + shared)
 
 
 class EngineBuffers:

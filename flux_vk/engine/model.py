@@ -25,7 +25,7 @@ from ..gpu import Device, Profile
 from ..models import ModelConfig, load_weights, memory_needed, read_config
 from ..models.memory import kv_bytes
 from ..text import ChatTemplate, Tokenizer
-from .buffers import STEP_ROWS, Limits, check_kv_range
+from .buffers import STEP_ROWS, Limits, check_kv_range, decode_scratch
 from .generation import Generation
 from .many import Many
 from .pages import PAGE_SIZE, pages_for
@@ -73,6 +73,10 @@ def load(
         parts = memory_needed(
             file, config, limits.kv_tokens, kv_type, limits.max_rows, limits.logit_rows(config.vocab_size)
         )
+        logits = 4 * limits.logit_rows(config.vocab_size) * config.vocab_size
+        scratch = parts["activations"] - logits
+        scratch = max(scratch, decode_scratch(dev, config, limits, scratch // limits.max_rows))
+        parts["activations"] = scratch + logits
         check_fit(dev, str(path), parts, limits)
         check_kv_range(dev, config, limits)
         try:
@@ -81,8 +85,7 @@ def load(
             log.debug("no chat template: %s", error)
             template = None
         weights = load_weights(dev, file, config, progress, context=limits.context)
-        logits = 4 * limits.logit_rows(config.vocab_size) * config.vocab_size
-        runner = Runner(dev, config, weights, limits, scratch=parts["activations"] - logits)
+        runner = Runner(dev, config, weights, limits, scratch=scratch)
     model = Model(dev, config, tokenizer, template, runner, parts)
     model.load_seconds = time.perf_counter() - started
     return model

@@ -38,7 +38,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def long(device: Device, path: Path) -> Iterator[Model]:
-    with fx.load(path, device=device, kv_type="f32", context=CONTEXT, sequences=2) as m:
+    with fx.load(path, device=device, kv_type="f32", context=CONTEXT, sequences=6, kv_tokens=2 * CONTEXT) as m:
         yield m
 
 
@@ -80,14 +80,26 @@ def test_a_whole_context(long: Model, path: Path, rng: np.random.Generator, monk
 
 
 def test_memory_is_planned_for_it(long: Model, path: Path, device: Device) -> None:
-    """Keys and values of two contexts (they take less than 64 MiB), and no more on the device than that."""
+    """Keys and values of two contexts, and no more on the device than that."""
     kv = long.memory_plan()["kv"]
     assert kv == 2 * CONTEXT * 64 * 2 * 4
     b = long.runner.buffers
     assert sum(c.nbytes for c in (*b.kcache, *b.vcache)) == kv
-    assert b.pages.shape == (2, CONTEXT // 32)
+    assert b.pages.shape == (6, CONTEXT // 32)
     with fx.load(path, device=device, sequences=8, context=CONTEXT, kv_tokens=CONTEXT) as m:
         assert m.memory_plan()["kv"] == CONTEXT * 64 * 2 * 2
+
+
+def test_together_at_different_depths(long: Model, rng: np.random.Generator) -> None:
+    """Contexts of one page to many, shared by workgroups: each text is as it is alone. Six rows of eight are used."""
+    prompts = [rng.integers(0, 256, n).tolist() for n in (3, 500, 512, 1500, 2570, 31)]
+    params = [fx.SamplingParams(temperature=1.0, top_k=0, seed=i, logprobs=1) for i in range(6)]
+    alone = [[(t.id, t.logprob) for t in long.start(p, q, max_tokens=20)] for p, q in zip(prompts, params, strict=True)]
+    found: list[list[tuple[int, float | None]]] = [[] for _ in prompts]
+    for i, token in long.start_many(prompts, params, max_tokens=20):
+        found[i].append((token.id, token.logprob))
+    assert found == alone
+    assert long.runner.buffers.arena.nbytes <= long.memory_plan()["activations"]
 
 
 def test_every_step_to_the_end_of_several(demo_model: Path) -> None:
