@@ -84,6 +84,15 @@ def _integer(name: str) -> Callable[[str, Mapping[str, str]], int | None]:
     return parse
 
 
+def _steps_ahead(text: str, env: Mapping[str, str]) -> int | None:
+    word = text.strip().lower()
+    if word in ("", "auto"):
+        return None
+    if word not in tuple("12345678"):
+        raise _bad("FLUX_VK_STEPS_AHEAD", text, "auto or 1 to 8")
+    return int(word)
+
+
 def _log_level(text: str, env: Mapping[str, str]) -> str:
     word = text.strip().lower() or "warning"
     if word not in LOG_LEVELS:
@@ -157,6 +166,13 @@ FUSION = Variable(
     "commas between. Results agree with and without (norm: but for the last bits).",
     _fusion,
 )
+STEPS_AHEAD = Variable(
+    "FLUX_VK_STEPS_AHEAD",
+    "auto: 1 on CPU drivers, 2 on GPUs",
+    "How many decode steps may be in flight at once, 1 to 8. It changes speed only: more hide more of the CPU's work, "
+    "and more are thrown away where a text ends early.",
+    _steps_ahead,
+)
 REFERENCE = Variable(
     "FLUX_VK_REFERENCE",
     "`../shared/reference` beside the repository",
@@ -189,6 +205,7 @@ VARIABLES: tuple[Variable[object], ...] = (
     NO_CACHE,
     MARKERS,
     FUSION,
+    STEPS_AHEAD,
     REFERENCE,
     TEST_SEED,
     KOMPUTE_SDIST,
@@ -206,9 +223,16 @@ class Settings:
     no_cache: bool
     markers: bool
     fusion: tuple[str, ...]
+    steps_ahead: int | None
     reference: Path | None
     test_seed: int | None
     kompute_sdist: Path | None
+
+
+def read(variable: Variable[T], environ: Mapping[str, str] | None = None) -> T:
+    """One variable alone, afresh. Raises InputError as `settings` does."""
+    env: Mapping[str, str] = os.environ if environ is None else environ
+    return variable.parse(env.get(variable.name, ""), env)
 
 
 def settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -217,21 +241,18 @@ def settings(environ: Mapping[str, str] | None = None) -> Settings:
     Raises InputError naming the variable, the value found and those expected.
     """
     env: Mapping[str, str] = os.environ if environ is None else environ
-
-    def read(variable: Variable[T]) -> T:
-        return variable.parse(env.get(variable.name, ""), env)
-
     return Settings(
-        device=read(DEVICE),
-        family=read(FAMILY),
-        log=read(LOG),
-        cache_dir=read(CACHE_DIR),
-        no_cache=read(NO_CACHE),
-        markers=read(MARKERS),
-        fusion=read(FUSION),
-        reference=read(REFERENCE),
-        test_seed=read(TEST_SEED),
-        kompute_sdist=read(KOMPUTE_SDIST),
+        device=read(DEVICE, env),
+        family=read(FAMILY, env),
+        log=read(LOG, env),
+        cache_dir=read(CACHE_DIR, env),
+        no_cache=read(NO_CACHE, env),
+        markers=read(MARKERS, env),
+        fusion=read(FUSION, env),
+        steps_ahead=read(STEPS_AHEAD, env),
+        reference=read(REFERENCE, env),
+        test_seed=read(TEST_SEED, env),
+        kompute_sdist=read(KOMPUTE_SDIST, env),
     )
 
 

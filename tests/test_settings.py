@@ -18,6 +18,7 @@ def test_defaults() -> None:
     assert found.log == "warning"
     assert found.cache_dir == Path("/home/someone/.cache/flux_vk")
     assert (found.no_cache, found.markers) == (False, False)
+    assert found.steps_ahead is None and settings({"FLUX_VK_STEPS_AHEAD": "auto"}).steps_ahead is None
     assert (found.reference, found.test_seed, found.kompute_sdist) == (None, None, None)
 
 
@@ -29,6 +30,7 @@ def test_values() -> None:
             "FLUX_VK_CACHE_DIR": "/var/cache/x",
             "FLUX_VK_NO_CACHE": "yes",
             "FLUX_VK_MARKERS": "1",
+            "FLUX_VK_STEPS_AHEAD": "4",
             "FLUX_VK_REFERENCE": "/data/reference",
             "FLUX_VK_TEST_SEED": "17",
             "FLUX_VK_KOMPUTE_SDIST": "/tmp/kp-0.9.0.tar.gz",
@@ -41,6 +43,7 @@ def test_values() -> None:
         cache_dir=Path("/var/cache/x"),
         no_cache=True,
         markers=True,
+        steps_ahead=4,
         reference=Path("/data/reference"),
         test_seed=17,
         kompute_sdist=Path("/tmp/kp-0.9.0.tar.gz"),

@@ -39,7 +39,7 @@ def matrices(model: Model) -> list[tuple[str, int, int]]:
     """(type, rows, row length) of every matrix product of a decode step, each once."""
     found: list[Buffer] = []
     last: Dispatch | None = None
-    chain: Chain = model.runner.decode_chain(0)
+    chain: Chain = model.runner.decode_chain(1)
     for step in chain.steps:
         if not isinstance(step, Dispatch) or step.contract.name != "matmul":
             continue

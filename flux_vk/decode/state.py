@@ -80,6 +80,7 @@ class SamplerState:
             buffer.write(np.zeros(buffer.shape, np.uint32))
         for host in (self.ring, self.lp_ring, self.status):
             host.view()[...] = 0
+        self._seen_ring, self._seen_status = self.ring.view(), self.status.view()
 
     @property
     def buffers(self) -> tuple[Buffer, ...]:
@@ -123,13 +124,13 @@ class SamplerState:
 
     def token(self, slot: int, position: int) -> int:
         """The token at a position, once its step is done. Raises FluxError where the logits were not finite."""
-        failed = int(self.status.view()[slot])
+        failed = int(self._seen_status[slot])
         if failed and failed <= position:
             raise FluxError(
                 f"slot {slot}: the model produced no finite logits for position {failed}; "
                 "check the model file, and try kv_type='f32'"
             )
-        return int(self.ring.view()[slot, position % self.ring_size])
+        return int(self._seen_ring[slot, position % self.ring_size])
 
     def logprobs(self, slot: int, position: int) -> Logprobs:
         """Log-probabilities at a position whose slot asked for them."""

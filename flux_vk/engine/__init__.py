@@ -6,12 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .generation import Generation as Generation
-    from .loop import Token as Token
+    from .many import Many as Many
     from .model import Model as Model
     from .model import load as load
     from .session import Session as Session
+    from .stream import Token as Token
 
-_HOMES = {"Generation": "generation", "Model": "model", "Session": "session", "Token": "loop", "load": "model"}
+_HOMES = {
+    "Generation": "generation",
+    "Many": "many",
+    "Model": "model",
+    "Session": "session",
+    "Token": "stream",
+    "load": "model",
+}
 __all__ = sorted(_HOMES)
 
 

@@ -14,6 +14,7 @@ from ..errors import ModelError
 from ..gpu import Arena, Buffer, Chain, Device
 from ..models import ModelConfig, StepIO, Weights
 from ..models.step import CHUNK_PAGES, attention_blocks, grid_arguments
+from .batch import SIZES, size_for
 from .pages import PAGE_SIZE, PageTable, pages_for
 
 LOGITS_BYTES = 64 << 20  # most that logits of one step may take
@@ -56,6 +57,13 @@ def check_kv_range(device: Device, config: ModelConfig, limits: Limits) -> None:
         )
 
 
+def decode_scratch(device: Device, config: ModelConfig, limits: Limits, row_bytes: int) -> int:
+    """Bytes of scratch that the largest decode step wants; row_bytes: of a row without what shares its context."""
+    chunks = -(-pages_for(limits.context) // CHUNK_PAGES[device.family])
+    shared = 4 * config.n_heads * chunks * (config.head_dim + 4) if chunks > 1 else 0
+    return size_for(min(limits.sequences, SIZES[-1])) * (row_bytes + shared)
+
+
 class EngineBuffers:
     """Everything of a runner that lives on the device. Letting go of it gives the memory back.
 
@@ -81,22 +89,22 @@ class EngineBuffers:
         self.ids = device.host((rows,), "u32")
         self.pos = device.host((rows,), "u32")
         self.slot = device.host((rows,), "u32")
-        self.logit_row = device.host((1,), "u32")
-        self.last_pos = device.host((1,), "u32")
+        self.logit_row = device.host((SIZES[-1],), "u32")  # rows of a prompt step that tokens are drawn from,
+        self.last_pos = device.host((SIZES[-1],), "u32")  # their positions
+        self.last_slot = device.host((SIZES[-1],), "u32")  # and slots
         self.pages = device.zeros((slots, pages_for(limits.context)), "u32")
         self.slot_info = device.zeros((slots, 4), "u32")
-        self.counters = device.zeros((slots * attention_blocks(config),), "u32")
+        self.counters = device.zeros((max(slots, SIZES[-1]) * attention_blocks(config),), "u32")
         self._grid_sizes = grid_arguments(device, config, PAGE_SIZE)
-        numbers = np.zeros((slots, device.alignment // 4), np.uint32)
-        numbers[:, 0] = np.arange(slots)
-        self._slot_numbers = device.array(numbers)  # row s begins with the number s, each row bindable by itself
+        # Slot numbers of the rows of decode steps, by group; each row bindable by itself.
+        self._group_slots = device.host((slots, max(SIZES[-1], device.alignment // 4)), "u32")
         self.logits = device.empty((limits.logit_rows(config.vocab_size), config.vocab_size))
         self.sampler = SamplerState(device, slots=slots, vocab=config.vocab_size, history=limits.history, ring=RING)
 
-    def slot_number(self, slot: int) -> Buffer:
-        """A buffer u32[1] that holds the slot's number."""
-        row = self._slot_numbers.rows(slot, slot + 1)
-        return Buffer(row.device, row.memory, row.offset, 4, "u32", (1,))
+    def group_slots(self, group: int) -> Buffer:
+        """The buffer u32[32] of a group's slot numbers, visible to the host."""
+        row = self._group_slots.rows(group, group + 1)
+        return row.reshape(row.shape[1]).rows(0, SIZES[-1])
 
     def step_grid(self, chain: Chain) -> tuple[Buffer | None, dict[str, int]]:
         """A grid for a chain's attention and the numbers `fetch_rows` fills it from; none where one chunk holds all."""

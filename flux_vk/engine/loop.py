@@ -1,164 +1,258 @@
-"""The loop of one generation: prefill, decode, stop rules.
+"""The loop that writes streams: prompts, decode steps together, giving back what was taken.
 
-It knows nothing of the `Generation` that shows it: there is no reference cycle, so a generation that nobody holds any
-more ends at once and gives its slot back.
+A generation is a loop of one stream. The loop knows nothing of the `Generation` or `Many` that shows it: there is no
+reference cycle, so one that nobody holds any more ends at once and gives its slots back.
 
-Not for: running steps (runner.py) or opening models (model.py).
+Not for: running steps (runner.py, batch.py), the rules that end a text (stream.py) or opening models (model.py).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Generator, Iterator
+from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
-from .sequence import Sequence
-from .stops import StopText
+from ..errors import ContextFull
+from .batch import SIZES, Batch
+from .pages import pages_for
+from .stream import Stream, Token
 
 if TYPE_CHECKING:
-    from ..decode import SamplingParams
-    from ..text import Tokenizer
     from .runner import Runner
+    from .sequence import Sequence
     from .session import Session
 
-NO_LIMIT = 1 << 60
+Drawn = tuple[Stream, Token]
 
 
-@dataclass(frozen=True)
-class Token:
-    """One generated token. `piece` is the text it completes ("" where a character or a stop string may be cut).
+class Loop:
+    """Streams that are decoded together. Those that find no slot, or no pages, wait until others end.
 
-    logprob and top (id, log-probability; best first) are there where `logprobs` was asked for.
+    However streams come and go, each gets the tokens that it would get alone, to the last bit. session: keeps the
+    sequence of a single stream.
     """
 
-    id: int
-    piece: str
-    logprob: float | None = None
-    top: list[tuple[int, float]] = field(default_factory=list)
+    def __init__(self, runner: Runner, streams: list[Stream], session: Session | None = None) -> None:
+        self.runner = runner
+        self.session = session
+        self._streams = streams
+        self._most = max(size for size in SIZES if size <= runner.max_logits)
+        self._waiting: deque[Stream] = deque()
+        self._live: list[Stream] = []
+        self._ended: list[Stream] = []  # those that still have their slots, because steps are in flight
+        self._batch: Batch | None = None
+        self._stale = True  # the batch is not made of the streams that live
+        self._left = 0  # steps that every stream of the batch still wants
+        self._joint = True  # short prompts share a step
 
-
-@dataclass
-class Loop:
-    """What a generation was asked for, and what has come of it so far."""
-
-    runner: Runner
-    tokenizer: Tokenizer
-    prompt: list[int]
-    params: SamplingParams
-    max_tokens: int
-    stop: StopText
-    session: Session | None
-    progress: Callable[[int, int], None] | None
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    finish_reason: str | None = None
-    cancelled: bool = False
-    started: float = 0.0  # seconds of time.perf_counter, as the next two
-    first: float = 0.0
-    last: float = 0.0
-    prefilled: int = 0
-
-    def run(self) -> Generator[Token, None, None]:
-        """The tokens as they come; the sequence is given back however it ends."""
-        self.started = self.first = self.last = time.perf_counter()
-        if self.max_tokens == 0:
-            self.finish_reason = "length"
-            return
-        sequence = None
+    def run(self) -> Generator[Drawn, None, None]:
+        """The tokens as they come; everything is given back however it ends."""
+        now = time.perf_counter()
+        for stream in self._streams:
+            stream.started = stream.begun = stream.first = stream.last = now
+            if stream.max_tokens == 0:
+                stream.finish_reason = "length"
+            else:
+                self._waiting.append(stream)
         try:
-            if self.session is not None:
-                sequence = self.session.begin(self)
-            else:
-                sequence = self.runner.try_open(lambda: self.cancelled)
-            if sequence is not None:
-                yield from self._tokens(sequence)
+            while self._waiting or self._live:
+                if not self._in_flight:
+                    self._release()
+                    yield from self._join()
+                if self._live:
+                    yield from self._step()
         finally:
-            if self.finish_reason is None:
-                self.finish_reason = "cancelled"
-            if sequence is not None:
-                if self.session is not None:
-                    self.session.end()
-                else:
-                    self.runner.close_sequence(sequence)
+            for stream in self._streams:
+                stream.finish_reason = stream.finish_reason or "cancelled"
+            self._ended = [s for s in self._streams if s.sequence is not None]
+            self._live.clear()
+            self._release()
 
-    def _tokens(self, sequence: Sequence) -> Iterator[Token]:
-        runner = self.runner
-        decoder = self.tokenizer.stream(after=self.prompt)
-        if not self._prefill(sequence):
-            return
-        in_flight = 0
-        logprobs = self.params.logprobs > 0
-        while True:
-            position = sequence.length  # of the token that was just drawn
-            token = runner.sampler.token(sequence.slot, position)
-            self.last = time.perf_counter()
-            if not self.tokens:
-                self.first = self.last
-            if token in self.tokenizer.eog_ids:
-                self.finish_reason = "stop"
-            self.tokens.append(token)
-            done = self._finish_rule(sequence)
-            text = "" if self.finish_reason == "stop" else decoder.push(token)
-            if done:
-                text += decoder.flush()
-            shown = self.stop.push(text)
-            if self.stop.hit:
-                self.finish_reason, done = "stop", True
-            elif done:
-                shown += self.stop.flush()
-            self.text += shown
-            if done:  # steps behind the last token were for nothing; their results are forgotten
-                runner.settle(sequence)
-            else:
-                while in_flight < runner.depth and self._may_run(sequence, in_flight):
-                    runner.start_decode(sequence, in_flight, logprobs)
-                    in_flight += 1
-            yield self._token(sequence, token, shown, position)
-            if done:
+    @property
+    def _in_flight(self) -> int:
+        return self._batch.in_flight if self._batch is not None else 0
+
+    # -- coming and going -----------------------------------------------------------------------------------------
+
+    def _may_join(self, joining: Seq[Stream] = ()) -> bool:
+        """Whether somebody waits who could begin now beside those who are `joining`; the first may wait for a slot."""
+        others = len(self._live) + len(joining)
+        if not self._waiting or not others:
+            return bool(self._waiting)
+        runner, stream = self.runner, self._waiting[0]
+        if others >= self._most or runner.slots.in_use >= runner.slots.n:
+            return stream.cancelled
+        pages = sum(min(pages_for(s.length + 1), runner.slots.max_entries) for s in (stream, *joining))
+        return pages + others <= runner.pool.n_free or stream.cancelled
+
+    def _join(self) -> Iterator[Drawn]:
+        """Give slots to those who wait, run their prompts and draw their first tokens. Nothing is in flight."""
+        while self._may_join():
+            joining = self._open_some()
+            if not joining:
                 return
-            runner.finish_decode(sequence, logprobs)
-            in_flight -= 1
-            sequence.cached.append(token)
+            try:
+                drawn = self._prefill(joining[0]) if len(joining) == 1 else self._prefill_jointly(joining)
+            except ContextFull:  # other threads took pages meanwhile
+                if not self._live and len(joining) == 1:
+                    raise
+                self._joint = False
+                self._put_back(joining)
+                if self._live:
+                    return
+                continue
+            self._stale = True
+            self._live += [s for s in joining if s.finish_reason is None]
+            self._ended += [s for s in joining if s.finish_reason is not None]
+            self._release()
+            if not self._may_join():
+                self._start()
+            yield from drawn
 
-    def _finish_rule(self, sequence: Sequence) -> bool:
-        if self.finish_reason is None:
-            if len(self.tokens) >= self.max_tokens:
-                self.finish_reason = "length"
-            elif self.cancelled:
-                self.finish_reason = "cancelled"
-            elif not self._may_run(sequence, 0):
-                self.finish_reason = "context"
-        return self.finish_reason is not None
+    def _open_some(self) -> list[Stream]:
+        """The next stream, or several whose prompts fit into one step, with their slots; none where it must wait."""
+        joining: list[Stream] = []
+        rows, most = 0, self.runner.limits.max_rows
+        while self._may_join(joining):
+            stream = self._waiting[0]
+            rows += stream.length
+            if joining and not stream.cancelled and (rows > most or not self._joint):
+                break
+            if self._open(stream, wait=not self._live and not joining):
+                joining.append(self._waiting.popleft())
+            elif stream.cancelled:
+                self._waiting.popleft().finish_reason = "cancelled"
+            else:  # somebody else was faster
+                break
+        return joining
 
-    def _may_run(self, sequence: Sequence, ahead: int) -> bool:
-        """Whether a decode step `ahead` positions on is wanted: its token is in the count and the context has room."""
-        limits = self.runner.limits
-        if len(self.tokens) + ahead >= self.max_tokens:
+    def _open(self, stream: Stream, wait: bool) -> bool:
+        if stream.cancelled:
             return False
-        return limits.context_shift or sequence.length + ahead + 1 < limits.context
+        if self.session is not None:
+            stream.sequence = self.session.begin(stream)
+        else:
+            stream.sequence = self.runner.try_open(lambda: stream.cancelled, wait)
+        if stream.sequence is not None and self._batch is None:
+            self._batch = self.runner.open_batch()
+        return stream.sequence is not None
 
-    def _token(self, sequence: Sequence, token: int, shown: str, position: int) -> Token:
-        if not self.params.logprobs:
-            return Token(token, shown)
-        found = self.runner.sampler.logprobs(sequence.slot, position)
-        return Token(token, shown, found.logprob, list(found.top))
+    def _put_back(self, streams: list[Stream]) -> None:
+        """Let streams wait, first of all, until there are pages for them; their tokens are then run again."""
+        self._ended += streams
+        self._release()
+        self._waiting.extendleft(reversed(streams))
 
-    def _prefill(self, sequence: Sequence) -> bool:
-        """Run what is new of the prompt and draw the first token; False when cancelled before that."""
-        runner, ids = self.runner, self.prompt
-        logprobs = self.params.logprobs > 0
-        with runner.lock:
-            done = sequence.keep_prefix(ids)
-        runner.set_sampling(sequence, self.params, ids)
+    def _release(self) -> None:
+        """Give back the slots of streams that have ended, and the batch where none is left."""
+        if self._batch is not None and not self._live:
+            self._batch.close()
+            self._batch = None
+        while self._ended:
+            stream = self._ended.pop()
+            sequence, stream.sequence = stream.sequence, None
+            if self.session is not None:
+                self.session.end()
+            elif sequence is not None:
+                self.runner.close_sequence(sequence)
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    def _prefill(self, stream: Stream) -> list[Drawn]:
+        """Run what is new of a stream's tokens and draw the next one; none when cancelled before that."""
+        runner = self.runner
+        sequence, ids, done = self._begin(stream)
         total = len(ids)
         while done < total:
-            if self.cancelled:
-                return False
+            if stream.cancelled:
+                stream.finish_reason = "cancelled"
+                return []
             n = runner.chunk(sequence, total - done, runner.limits.max_rows)
-            runner.prefill(sequence, ids[done : done + n], sample=done + n == total, logprobs=logprobs)
+            runner.prefill(sequence, ids[done : done + n], sample=done + n == total, logprobs=stream.logprobs)
             done += n
-            self.prefilled += n
-            if self.progress is not None:
-                self.progress(done, total)
-        return True
+            stream.tell(n, done, total)
+        return [(stream, self._take(stream, time.perf_counter()))]
+
+    def _prefill_jointly(self, streams: list[Stream]) -> list[Drawn]:
+        """The same for several whose prompts fit into one step."""
+        parts = [self._begin(stream)[:2] for stream in streams]
+        self.runner.prefill_jointly(parts, logprobs=any(s.logprobs for s in streams))
+        now = time.perf_counter()
+        for stream, (_, ids) in zip(streams, parts, strict=True):
+            stream.tell(len(ids), len(ids), len(ids))
+        return [(stream, self._take(stream, now)) for stream in streams]
+
+    def _begin(self, stream: Stream) -> tuple[Sequence, list[int], int]:
+        """Make a slot ready for a stream: its sequence, its tokens and how many of them are cached already."""
+        sequence, ids = stream.sequence, stream.ids()
+        assert sequence is not None, "a stream that begins has a slot"
+        if not stream.tokens:
+            stream.begun, stream.prefilled = time.perf_counter(), 0
+        with self.runner.lock:
+            done = sequence.keep_prefix(ids)
+        self.runner.set_sampling(sequence, stream.params, ids)
+        return sequence, ids, done
+
+    def _start(self) -> None:
+        """Submit as many steps ahead as the device likes and every stream wants; of a stale batch none is in flight.
+
+        Where the pages do not suffice, the youngest stream waits until others end. Raises ContextFull for a single one.
+        """
+        while self._live:
+            assert self._batch is not None, "streams that live have a batch"
+            if self._stale:
+                sequences = [s.sequence for s in self._live if s.sequence is not None]
+                self._batch.compose(sequences, any(s.logprobs for s in self._live))
+                limits = self.runner.limits
+                self._left = min(s.may_run(limits, s.sequence.length) for s in self._live if s.sequence is not None)
+                self._stale = False
+            try:
+                while self._left and self._batch.in_flight < self.runner.depth:
+                    self._batch.start()
+                    self._left -= 1
+                return
+            except ContextFull:
+                self._stale = True
+                if self._batch.in_flight:
+                    return  # perhaps somebody ends meanwhile
+                if len(self._live) == 1:
+                    raise
+                self._put_back([self._live.pop()])
+
+    def _step(self) -> Iterator[Drawn]:
+        """The tokens of the oldest step in flight. The next steps run while these are looked at."""
+        if not self._in_flight:
+            self._start()
+        assert self._batch is not None, "streams that live have a batch"
+        self._batch.finish()
+        now = time.perf_counter()
+        drawn = []
+        for stream in self._live:
+            assert stream.sequence is not None
+            stream.sequence.cached.append(stream.tokens[-1])
+            drawn.append((stream, self._take(stream, now)))
+        if any(s.finish_reason is not None for s in self._live):
+            self._ended += [s for s in self._live if s.finish_reason is not None]
+            self._live = [s for s in self._live if s.finish_reason is None]
+            self._stale = True
+        if not self._live:
+            self._batch.settle()  # steps behind the last tokens were for nothing; their results are forgotten
+        if not self._in_flight:
+            self._release()
+        if not self._may_join() and not (self._stale and self._in_flight):
+            self._start()
+        yield from drawn
+
+    def _take(self, stream: Stream, now: float) -> Token:
+        """The token drawn behind what is cached of a stream, as its user gets it."""
+        sequence, sampler = stream.sequence, self.runner.sampler
+        assert sequence is not None
+        position = sequence.length
+        token = sampler.token(sequence.slot, position)
+        shown = stream.take(token, self.runner.limits, position, now)
+        if not stream.logprobs:
+            return Token(token, shown)
+        found = sampler.logprobs(sequence.slot, position)
+        return Token(token, shown, found.logprob, list(found.top))

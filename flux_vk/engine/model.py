@@ -25,8 +25,9 @@ from ..gpu import Device, Profile
 from ..models import ModelConfig, load_weights, memory_needed, read_config
 from ..models.memory import kv_bytes
 from ..text import ChatTemplate, Tokenizer
-from .buffers import STEP_ROWS, Limits, check_kv_range
+from .buffers import STEP_ROWS, Limits, check_kv_range, decode_scratch
 from .generation import Generation
+from .many import Many
 from .pages import PAGE_SIZE, pages_for
 from .runner import Runner
 from .session import Session
@@ -72,6 +73,10 @@ def load(
         parts = memory_needed(
             file, config, limits.kv_tokens, kv_type, limits.max_rows, limits.logit_rows(config.vocab_size)
         )
+        logits = 4 * limits.logit_rows(config.vocab_size) * config.vocab_size
+        scratch = parts["activations"] - logits
+        scratch = max(scratch, decode_scratch(dev, config, limits, scratch // limits.max_rows))
+        parts["activations"] = scratch + logits
         check_fit(dev, str(path), parts, limits)
         check_kv_range(dev, config, limits)
         try:
@@ -80,8 +85,7 @@ def load(
             log.debug("no chat template: %s", error)
             template = None
         weights = load_weights(dev, file, config, progress, context=limits.context)
-        logits = 4 * limits.logit_rows(config.vocab_size) * config.vocab_size
-        runner = Runner(dev, config, weights, limits, scratch=parts["activations"] - logits)
+        runner = Runner(dev, config, weights, limits, scratch=scratch)
     model = Model(dev, config, tokenizer, template, runner, parts)
     model.load_seconds = time.perf_counter() - started
     return model
@@ -206,9 +210,46 @@ class Model:
     ) -> Generation:
         """Begin a generation: an iterator of Tokens with `text`, `finish_reason` and `timings`.
 
-        max_tokens: None runs until the model ends its text or the context is full. Raises InputError, ContextFull.
+        max_tokens: None runs until the model ends its text or the context is full. prompt_progress: called after each
+        step of the prompt with (tokens done, tokens in all). Raises InputError, ContextFull.
         """
         return Generation(self, prompt, params or SamplingParams(), max_tokens, stop, session, prompt_progress)
+
+    def start_many(
+        self,
+        prompts: Seq[str | Seq[int]],
+        params: SamplingParams | Seq[SamplingParams] | None = None,
+        *,
+        max_tokens: int | Seq[int | None] | None = None,
+        stop: Seq[str] | Seq[Seq[str]] = (),
+        prompt_progress: Callable[[int, int, int], None] | None = None,
+    ) -> Many:
+        """Begin a generation for each prompt, decoded together: an iterator of (index, Token). Each writes what it
+        would write alone.
+
+        params, max_tokens, stop: one for all (the same seed too), or a list with one for each prompt; params=None draws
+        a seed for each. prompt_progress: called with (index, tokens done, tokens in all). Raises InputError,
+        ContextFull.
+        """
+        return Many(self, prompts, params, max_tokens, stop, prompt_progress)
+
+    def generate_many(
+        self,
+        prompts: Seq[str | Seq[int]],
+        max_tokens: int | Seq[int | None] | None = None,
+        *,
+        stop: Seq[str] | Seq[Seq[str]] = (),
+        **sampling: Any,
+    ) -> list[str]:
+        """The texts behind several prompts, decoded together. `sampling`: the fields of SamplingParams.
+
+        Without a seed each prompt gets one of its own.
+        """
+        params = [SamplingParams(**sampling) for _ in prompts]
+        many = self.start_many(prompts, params, max_tokens=max_tokens, stop=stop)
+        for _ in many:
+            pass
+        return many.texts
 
     def generate(
         self, prompt: str | Seq[int], max_tokens: int | None = None, *, stop: Seq[str] = (), **sampling: Any

@@ -1,6 +1,6 @@
 """Runs steps of one model on one device: the recorded chains, and what has to be written before each is submitted.
 
-Not for: text, stop rules, timings (generation.py). One step is prepared and submitted at a time, under `lock`.
+Not for: text, stop rules, timings (loop.py, stream.py). One step is prepared and submitted at a time, under `lock`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,26 @@ from ..decode import SamplerState, SamplingParams, add_sampling
 from ..errors import FluxError, VulkanError
 from ..gpu import Chain, Device, Profile, Recorded
 from ..models import ModelConfig, Weights, build_step
+from ..settings import settings
+from .batch import PADDING, Batch, size_for
 from .buffers import EngineBuffers, Limits
 from .pages import PAGE_SIZE, PagePool, pages_for
 from .sequence import Sequence, Slots
 
 log = logging.getLogger("flux_vk.engine")
 
-PREFILL_CHAINS = 48  # kept recorded; the decode chains of all slots are kept besides
+PREFILL_CHAINS = 48  # kept recorded; two decode chains for every slot are kept besides
+NEVER = 1 << 60
+
+
+def rows_for(n: int, family: str, most: int) -> int:
+    """Rows of the chain that runs n prompt tokens: a few sizes serve all prompts, the rest is padding.
+
+    Recording a chain takes longer than rows of padding do, up to the tokens that a tile of the matrix products has.
+    """
+    tile = 8 if family == "gpu" else 4
+    rows = next((r for r in (1, 2, 4) if r >= n), -(-n // tile) * tile)
+    return rows if rows <= most else n
 
 
 class Runner:
@@ -36,12 +49,14 @@ class Runner:
         self.config = config
         self.limits = limits
         self.lock = threading.RLock()
-        self.depth = 1 if device.kind == "cpu" else 2  # decode steps in flight
+        self.depth = settings().steps_ahead or (1 if device.kind == "cpu" else 2)  # decode steps in flight
+        self.long_from = NEVER  # position from which on a decode step takes the chain made for long contexts
         self.pool = PagePool(pages_for(limits.kv_tokens))
         entries = pages_for(limits.context)
         sinks = min(limits.sinks, max(entries - 2, 0)) if limits.context_shift else 0
         self.slots = Slots(limits.sequences, self.pool, entries, sinks)
         self.max_logits = limits.logit_rows(config.vocab_size)
+        self._groups = list(range(limits.sequences - 1, -1, -1))  # of slot numbers, free
         self._chains: OrderedDict[tuple[Any, ...], Recorded] = OrderedDict()
         self._buffers: EngineBuffers | None = EngineBuffers(device, config, weights, limits, scratch)
 
@@ -61,7 +76,7 @@ class Runner:
     def prefill_chain(
         self, rows: int, n_logits: int, sample: bool, logprobs: bool = False, context: int = 1
     ) -> Chain:
-        """A chain for `rows` prompt rows: the forward step, logits of `n_logits` rows, and sampling from the last.
+        """A chain for `rows` prompt rows: the forward step, logits of `n_logits` rows, and sampling from them.
 
         context: keys that a row sees on average, for a profile alone.
         """
@@ -70,29 +85,34 @@ class Runner:
         io = b.step_io(b.ids.rows(0, rows), b.pos.rows(0, rows), b.slot.rows(0, rows), n_logits, context=context)
         build_step(chain, self.config, b.weights, io, rows=rows, n_logits=n_logits)
         if sample:
-            add_sampling(chain, b.sampler, io.logits, b.slot.rows(0, 1), b.last_pos, n=1, logprobs=logprobs)
+            add_sampling(chain, b.sampler, io.logits, b.last_slot, b.last_pos, n=n_logits, logprobs=logprobs)
         return chain
 
-    def decode_chain(self, slot: int, logprobs: bool = False, context: int = 1) -> Chain:
-        """A chain for the next token of one slot: it reads its token and position from the device and advances them.
+    def decode_chain(
+        self, rows: int = 1, group: int = 0, logprobs: bool = False, long: bool = False, context: int = 1
+    ) -> Chain:
+        """A chain for the next tokens of the `rows` slots whose numbers stand in a group's buffer.
 
-        Workgroups share the context, as many as it has chunks when the step runs. context: tokens, for a profile alone.
+        Tokens and positions are read from the device and advanced there; rows whose number is no slot are left out.
+        Workgroups share the context, as many as it has chunks when the step runs. long: made for contexts beyond
+        `long_from`. context: tokens, for a profile alone.
         """
         b = self.buffers
-        chain = Chain(self.device, b.arena, name="decode step")
-        number = b.slot_number(slot)
-        ids, pos = chain.scratch((1,), "u32"), chain.scratch((1,), "u32")
+        chain = Chain(self.device, b.arena, name="decode step" if rows == 1 else f"decode of {rows}")
+        slots = b.group_slots(group).rows(0, rows)
+        ids, pos = chain.scratch((rows,), "u32"), chain.scratch((rows,), "u32")
         grid, sizes = b.step_grid(chain)
         chain.fetch_rows(
-            slot=number, slot_token=b.sampler.slot_token, slot_pos=b.sampler.slot_pos, ids=ids, pos=pos,
+            slot=slots, slot_token=b.sampler.slot_token, slot_pos=b.sampler.slot_pos, ids=ids, pos=pos,
             slot_info=b.slot_info if grid else None, grid=grid, **sizes,
         )  # fmt: skip
-        io = b.step_io(ids, pos, number, 1, grid, context)
-        build_step(chain, self.config, b.weights, io, rows=1, n_logits=1)
-        add_sampling(chain, b.sampler, io.logits, number, pos, n=1, logprobs=logprobs)
+        io = b.step_io(ids, pos, slots, rows, grid, context)
+        build_step(chain, self.config, b.weights, io, rows=rows, n_logits=rows)
+        add_sampling(chain, b.sampler, io.logits, slots, pos, n=rows, logprobs=logprobs)
         return chain
 
-    def _recorded(self, key: tuple[Any, ...]) -> Recorded:
+    def recorded(self, key: tuple[Any, ...]) -> Recorded:
+        """The chain ("decode" or "prefill", arguments of its method), recorded when it is first asked for."""
         found = self._chains.get(key)
         if found is None:
             if key[0] == "decode":
@@ -108,7 +128,7 @@ class Runner:
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
-    def _reach(self, sequence: Sequence, position: int) -> None:
+    def reach(self, sequence: Sequence, position: int) -> None:
         """Give a position its page, here and in the device's copy of the page table."""
         table = sequence.table
         if table.reach(position, self.limits.context_shift):
@@ -135,39 +155,60 @@ class Runner:
         Raises ContextFull, DeviceLost.
         """
         with self.lock:
-            b, n, start = self.buffers, len(ids), sequence.length
-            self._reach(sequence, start + n - 1)
-            b.ids.view()[:n] = ids
-            b.pos.view()[:n] = np.arange(start, start + n, dtype=np.uint32)
-            b.slot.view()[:n] = sequence.slot
-            b.last_pos.view()[0] = start + n - 1
-            b.logit_row.view()[0] = n - 1
-            n_logits = n if logits else 1 if sample else 0
-            step = self._recorded(("prefill", n, n_logits, sample, sample and logprobs))
-            step.submit()
-            step.wait()
+            b, n = self.buffers, len(ids)
+            self._write_rows([(sequence, ids)])
+            rows = rows_for(n, self.device.family, self.max_logits if logits else self.limits.max_rows)
+            n_logits = rows if logits else 1 if sample else 0
+            self._run_rows(rows, n_logits, sample, logprobs)
             sequence.cached.extend(ids)
             return b.logits.rows(0, n).numpy() if logits else None
 
-    def start_decode(self, sequence: Sequence, ahead: int, logprobs: bool) -> None:
-        """Submit one decode step, `ahead` positions behind the last known token. Raises ContextFull at the limit."""
-        with self.lock:
-            self._reach(sequence, sequence.length + ahead)
-            self._recorded(("decode", sequence.slot, logprobs)).submit()
+    def prefill_jointly(self, parts: Seq[tuple[Sequence, Seq[int]]], logprobs: bool = False) -> None:
+        """Run the prompts of several sequences (at most max_rows tokens together) and draw the next token of each.
 
-    def finish_decode(self, sequence: Sequence, logprobs: bool) -> None:
-        """Wait for the oldest decode step of this sequence that is in flight."""
+        Raises ContextFull, DeviceLost.
+        """
         with self.lock:
-            step = self._chains.get(("decode", sequence.slot, logprobs))
-        if step is not None:  # else it was waited for when the chain was dropped
-            step.wait_oldest()
+            family, most = self.device.family, self.limits.max_rows
+            n, draws = sum(len(ids) for _, ids in parts), size_for(len(parts))
+            self._write_rows(parts)
+            rows = rows_for(max(n, draws), family, most)
+            if rows == draws and n > len(parts):  # a step with as many logits as rows has them in the rows' order
+                rows = rows_for(rows + 1, family, most)
+            self._run_rows(rows, draws, True, logprobs)
+            for sequence, ids in parts:
+                sequence.cached.extend(ids)
 
-    def drain_decode(self, sequence: Sequence) -> None:
-        """Wait for all decode steps of this sequence."""
+    def _write_rows(self, parts: Seq[tuple[Sequence, Seq[int]]]) -> None:
+        """Write the rows of a prompt step, each part behind what its sequence has cached."""
+        b, at = self.buffers, 0
+        b.logit_row.view()[:], b.last_pos.view()[:], b.last_slot.view()[:] = 0, 0, PADDING
+        b.slot.view()[:] = PADDING
+        for i, (sequence, ids) in enumerate(parts):
+            start, end = sequence.length, at + len(ids)
+            self.reach(sequence, start + len(ids) - 1)
+            b.ids.view()[at:end] = ids
+            b.pos.view()[at:end] = np.arange(start, start + len(ids), dtype=np.uint32)
+            b.slot.view()[at:end] = sequence.slot
+            b.logit_row.view()[i], b.last_slot.view()[i] = end - 1, sequence.slot
+            b.last_pos.view()[i] = start + len(ids) - 1
+            at = end
+        b.ids.view()[at:], b.pos.view()[at:] = 0, 0
+
+    def _run_rows(self, rows: int, n_logits: int, sample: bool, logprobs: bool) -> None:
+        step = self.recorded(("prefill", rows, n_logits, sample, sample and logprobs))
+        step.submit()
+        step.wait()
+
+    def open_batch(self) -> Batch:
+        """What runs decode steps, for one thread that holds a sequence. Hand it back with its close()."""
         with self.lock:
-            found = [r for k, r in self._chains.items() if k[:2] == ("decode", sequence.slot)]
-        for recorded in found:
-            recorded.wait()
+            return Batch(self, self._groups.pop())
+
+    def close_batch(self, batch: Batch) -> None:
+        """Used by batches: nothing of this one is in flight any more."""
+        with self.lock:
+            self._groups.append(batch.group)
 
     def _drain(self) -> None:
         for recorded in list(self._chains.values()):
@@ -187,22 +228,14 @@ class Runner:
         assert sequence is not None, "only a cancelled caller gets none"
         return sequence
 
-    def try_open(self, cancelled: Callable[[], bool]) -> Sequence | None:
-        """A new sequence; waits while all slots are taken, until `cancelled` (then None)."""
-        return self.slots.acquire(None, cancelled)
+    def try_open(self, cancelled: Callable[[], bool], wait: bool = True) -> Sequence | None:
+        """A new sequence; waits while all slots are taken, until `cancelled` (then None); None also if not to wait."""
+        return self.slots.acquire(None, cancelled, wait)
 
     def close_sequence(self, sequence: Sequence) -> None:
-        """Give back a sequence's slot and pages. Never fails: a device that was lost has told so already."""
-        self.settle(sequence)
+        """Give back a sequence's slot and pages. No step of it may be in flight."""
         with self.lock:
             self.slots.release(sequence)
-
-    def settle(self, sequence: Sequence) -> None:
-        """Wait for decode steps whose results nobody wants, whatever comes of them."""
-        try:
-            self.drain_decode(sequence)
-        except VulkanError as error:
-            log.debug("a step that was thrown away failed: %s", error)
 
     # -- figures --------------------------------------------------------------------------------------------------
 
@@ -211,7 +244,7 @@ class Runner:
         with self.lock:
             self._drain()
             b = self.buffers
-            self._reach(sequence, rows - 1)
+            self.reach(sequence, rows - 1)
             b.ids.view()[:rows] = 0
             b.pos.view()[:rows] = np.arange(rows, dtype=np.uint32)
             b.slot.view()[:rows] = sequence.slot
@@ -222,8 +255,13 @@ class Runner:
         """Times of a decode step by kernel. Advances the sequence's device state."""
         with self.lock:
             self._drain()
-            self._reach(sequence, sequence.length + repeat)
-            return self.decode_chain(sequence.slot, context=sequence.length + 1).profile(repeat)
+            self.reach(sequence, sequence.length + repeat)
+            batch = self.open_batch()
+            batch.compose([sequence])
+            try:
+                return self.decode_chain(1, batch.group, context=sequence.length + 1).profile(repeat)
+            finally:
+                batch.close()
 
     def close(self) -> None:
         """Wait for everything and let go of chains and memory, even where someone still holds this runner."""

@@ -52,18 +52,22 @@ class Slots:
     def __init__(self, n: int, pool: PagePool, max_entries: int, sinks: int) -> None:
         self.n = n
         self._pool = pool
-        self._max_entries = max_entries
+        self.max_entries = max_entries
         self._sinks = sinks
         self._free = list(range(n - 1, -1, -1))
         self._changed = threading.Condition()
         self._closed = False
 
-    def acquire(self, timeout: float | None = None, cancelled: Callable[[], bool] = lambda: False) -> Sequence | None:
+    def acquire(
+        self, timeout: float | None = None, cancelled: Callable[[], bool] = lambda: False, wait: bool = True
+    ) -> Sequence | None:
         """A fresh sequence. Blocks while all slots are taken; None when `cancelled()` (asked again at every `wake`).
 
-        FluxError after `timeout` seconds or when closed.
+        wait=False: None at once while all slots are taken. FluxError after `timeout` seconds or when closed.
         """
         with self._changed:
+            if not wait and not (self._free or self._closed):
+                return None
             if not self._changed.wait_for(lambda: self._free or self._closed or cancelled(), timeout):
                 raise FluxError(f"all {self.n} sequences are in use; close a session or load with more sequences")
             if self._closed:
@@ -71,7 +75,7 @@ class Slots:
             if cancelled():
                 return None
             slot = self._free.pop()
-        return Sequence(slot, PageTable(self._pool, self._max_entries, self._sinks))
+        return Sequence(slot, PageTable(self._pool, self.max_entries, self._sinks))
 
     def wake(self) -> None:
         """Let those who wait ask whether they are cancelled."""

@@ -16,8 +16,8 @@ from ..errors import FluxError, InputError
 from .sequence import Sequence
 
 if TYPE_CHECKING:
-    from .loop import Loop
     from .model import Model
+    from .stream import Stream
 
 
 class Session:
@@ -30,7 +30,7 @@ class Session:
         self.model = model
         self._runner = model.runner
         self._lock = threading.RLock()
-        self._running: Loop | None = None
+        self._running: Stream | None = None
         self._sequence: Sequence | None = self._runner.open_sequence(timeout=60)
         self._closed = False
 
@@ -71,23 +71,20 @@ class Session:
         """Run one token behind those that are kept; its logits, float32 [vocabulary]. For loops that choose alone."""
         return self.prefill([token])
 
-    def begin(self, loop: Loop) -> Sequence:
+    def begin(self, stream: Stream) -> Sequence:
         """Used by generations: take the session. Raises FluxError while another one has it."""
         with self._lock:
             self._check_idle()
             sequence = self.sequence
-            self._running = loop
+            self._running = stream
             return sequence
 
     def end(self) -> None:
-        """Used by generations: hand the session back."""
+        """Used by generations: hand the session back, with nothing in flight."""
         with self._lock:
-            assert self._sequence is not None, "a session that is taken keeps its sequence"
             self._running = None
             if self._closed:
                 self._release()
-            else:
-                self._runner.settle(self._sequence)
 
     def _check_idle(self) -> None:
         if self._running is not None:

@@ -72,8 +72,11 @@ class Recorded:
         else:
             native.dispatch(pipeline, ranges, step.push, *step.grid)
 
-    def submit(self) -> None:
-        """Start one replay. Where all copies are running, waits for the oldest first. Raises DeviceLost."""
+    def submit(self) -> int:
+        """Start one replay; its number, from 1, for `wait_for`. Where all copies run, waits for the oldest first.
+
+        Raises DeviceLost.
+        """
         with self._lock:
             if len(self._running) == len(self._natives):
                 self._wait_oldest(None)
@@ -84,6 +87,7 @@ class Recorded:
                 raise self._lost(error) from None
             self.submits += 1
             self._running.append(native)
+            return self.submits
 
     def poll(self) -> bool:
         """True when nothing of this recording is running."""
@@ -108,6 +112,12 @@ class Recorded:
         """Wait for the first of the submits in flight."""
         with self._lock:
             if self._running:
+                self._wait_oldest(None)
+
+    def wait_for(self, number: int) -> None:
+        """Wait until the submit of that number is done. They end in their order."""
+        with self._lock:
+            while self._running and self.submits - len(self._running) < number:
                 self._wait_oldest(None)
 
     def _wait_oldest(self, deadline: float | None) -> None:

@@ -56,13 +56,16 @@ def decoded(runner: Runner, ids: list[int], n: int) -> tuple[list[int], Bits]:
     sequence = runner.open_sequence()
     runner.set_sampling(sequence, SamplingParams(temperature=0), ids)
     runner.prefill(sequence, ids, sample=True)
+    batch = runner.open_batch()
+    batch.compose([sequence])
     tokens, rows = [], []
     for _ in range(n):
         tokens.append(runner.sampler.token(sequence.slot, sequence.length))
-        runner.start_decode(sequence, 0, False)
-        runner.finish_decode(sequence, False)
+        batch.start()
+        batch.finish()
         sequence.cached.append(tokens[-1])
         rows.append(runner.buffers.logits.rows(0, 1).numpy()[0])
+    batch.close()
     runner.close_sequence(sequence)
     return tokens, bits(np.stack(rows))
 

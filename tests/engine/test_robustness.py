@@ -208,7 +208,7 @@ class LostOnWait:
 
 
 @pytest.mark.parametrize("lost", [LostOnSubmit, LostOnWait])
-@pytest.mark.parametrize("chain", ["prefill of 7", "decode step"])
+@pytest.mark.parametrize("chain", ["prefill of 8", "decode step"])
 def test_a_lost_device_is_typed_and_named(small: Device, demo_model: Path, lost: type, chain: str) -> None:
     m = fx.load(demo_model, device=small)
     greedy(m, n=3)

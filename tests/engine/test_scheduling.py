@@ -10,6 +10,7 @@ import pytest
 
 from flux_vk.decode import SamplingParams
 from flux_vk.engine import runner as runner_module
+from flux_vk.engine.batch import PADDING
 from flux_vk.engine.model import Model
 from flux_vk.engine.pages import PAGE_SIZE
 from flux_vk.errors import ContextFull, FluxError, InputError
@@ -35,14 +36,14 @@ def test_a_prompt_goes_in_chunks_and_no_step_is_run_for_nothing(null: Model) -> 
     g = null.start([1] * 70, GREEDY, max_tokens=5)
     assert [t.id for t in g] == [400] * 5
     assert g.finish_reason == "length"
-    assert submits(null) == {"prefill of 64": 1, "prefill of 6": 1, "decode step": 4}
+    assert submits(null) == {"prefill of 64": 1, "prefill of 8": 1, "decode step": 4}
     assert free(null)
 
 
 def test_chains_are_recorded_once(null: Model) -> None:
     for _ in range(3):
-        list(null.start([1] * 9, GREEDY, max_tokens=3))
-    assert submits(null) == {"prefill of 9": 3, "decode step": 6}
+        list(null.start([1] * 16, GREEDY, max_tokens=3))
+    assert submits(null) == {"prefill of 16": 3, "decode step": 6}
     assert len(null.runner._chains) == 2
 
 
@@ -137,13 +138,23 @@ def test_rows_and_positions_are_written_before_a_step(null: Model) -> None:
     np.testing.assert_array_equal(b.ids.view()[:6], np.arange(67, 73))
     np.testing.assert_array_equal(b.pos.view()[:6], np.arange(64, 70))
     assert (b.last_pos.view()[0], b.logit_row.view()[0]) == (69, 5)
+    assert b.slot.view()[:8].tolist() == [0] * 6 + [PADDING] * 2
+
+
+def test_a_few_sizes_serve_all_prompts(null: Model) -> None:
+    tile = 4 if null.device.family == "cpu" else 8
+    for n in range(1, 65):
+        list(null.start([1] * n, GREEDY, max_tokens=1))
+    sizes = {int(name.removeprefix("prefill of ")) for name in submits(null)}
+    assert sizes == {1, 2, 4, *range(tile, 65, tile)}
+    assert runner_module.rows_for(13, "gpu", 14) == 13, "where the rows of logits are few, none is padding"
 
 
 def test_recorded_chains_are_bounded_and_dropped_ones_come_back(null: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "PREFILL_CHAINS", 3)
     g = null.start([1], GREEDY)
     next(g)
-    for n in range(1, 12):
+    for n in range(1, 60):
         list(null.start([1] * n, GREEDY, max_tokens=2))
     assert len(null.runner._chains) == 3 + 2 * 2
     assert next(g).id == 400
@@ -176,7 +187,7 @@ def test_cancel_ends_after_the_token_in_flight(null: Model) -> None:
     assert g.finish_reason == "cancelled" and len(g.tokens) == 2 and free(null)
     g = null.start([1] * 100, GREEDY, prompt_progress=lambda done, total: g.cancel())
     assert list(g) == [] and g.finish_reason == "cancelled" and free(null)
-    assert submits(null).get("prefill of 36", 0) == 0, "what was left of the prompt is not run"
+    assert [name for name in submits(null) if name > "prefill of 4"] == ["prefill of 64"], "the rest is not run"
 
 
 def test_progress_counts_what_is_run(null: Model) -> None:

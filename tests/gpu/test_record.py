@@ -59,6 +59,20 @@ def test_replay_does_the_same_again(device: Device) -> None:
     assert recorded.submits == 5
 
 
+def test_a_submit_is_waited_for_by_its_number(device: Device) -> None:
+    x, recorded = counter(device, copies=4)
+    assert [recorded.submit() for _ in range(4)] == [1, 2, 3, 4]
+    recorded.wait_for(2)
+    assert len(recorded._running) == 2, "those behind it are not waited for"
+    recorded.wait_for(1)
+    assert len(recorded._running) == 2
+    recorded.wait_for(4)
+    assert recorded._running == [] and (x.numpy() == 4).all()
+    assert recorded.submit() == 5
+    recorded.wait()
+    recorded.wait_for(5)
+
+
 @pytest.mark.parametrize("copies", [1, 3])
 def test_submits_in_flight_run_in_order(device: Device, copies: int) -> None:
     """Without waiting in between: what one submit wrote is seen by the next."""

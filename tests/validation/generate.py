@@ -1,4 +1,4 @@
-"""Run by test_validation.py: a prompt and 16 tokens of a model, once per way of sampling.
+"""Run by test_validation.py: a prompt and 16 tokens of a model, once per way of sampling; then five prompts together.
 
     python generate.py MODEL KV_TYPE
 """
@@ -24,6 +24,11 @@ def main(path: str, kv_type: str) -> None:
             assert 1 <= len(generation.tokens) <= 16, generation.tokens
             print(repr(generation.text))
         model.logits(generation.prompt_tokens)
+        prompts = ["It was in July", "Prince Andrew", "The commander in chief " * 8, "Natasha", "He"]
+        with model.start_many(prompts, [ways[i % 3] for i in range(5)], max_tokens=[16, 9, 3, 16, 2]) as many:
+            for _ in many:
+                pass
+        assert all(g.tokens and g.finish_reason in ("stop", "length") for g in many.generations)
 
 
 if __name__ == "__main__":

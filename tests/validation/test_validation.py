@@ -53,12 +53,12 @@ def test_recordings(tmp_path: Path, path: str) -> None:
     run_under_layer(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", path).check()
 
 
-@pytest.mark.parametrize("family", ["cpu", "gpu"])
+@pytest.mark.parametrize(("family", "ahead"), [("cpu", "1"), ("gpu", "4")])
 @pytest.mark.parametrize("kv_type", ["f16", "f32"])
-def test_prefill_and_decode(tmp_path: Path, demo_model: Path, kv_type: str, family: str) -> None:
-    """With the kernels made for llvmpipe and with those made for GPUs."""
+def test_prefill_and_decode(tmp_path: Path, demo_model: Path, kv_type: str, family: str, ahead: str) -> None:
+    """With the kernels made for llvmpipe and with those made for GPUs, and as many steps in flight as may be there."""
     arguments = ("-m", "tests.validation.generate", str(demo_model), kv_type)
-    run_under_layer(tmp_path, *arguments, FLUX_VK_FAMILY=family).check()
+    run_under_layer(tmp_path, *arguments, FLUX_VK_FAMILY=family, FLUX_VK_STEPS_AHEAD=ahead).check()
 
 
 def test_every_kernel_is_covered() -> None:
