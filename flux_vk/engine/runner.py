@@ -19,6 +19,7 @@ from ..decode import SamplerState, SamplingParams, add_sampling
 from ..errors import FluxError, VulkanError
 from ..gpu import Chain, Device, Profile, Recorded
 from ..models import ModelConfig, Weights, build_step
+from ..models.step import CHUNK_PAGES
 from ..settings import settings
 from .batch import PADDING, Batch, size_for
 from .buffers import EngineBuffers, Limits
@@ -28,7 +29,6 @@ from .sequence import Sequence, Slots
 log = logging.getLogger("flux_vk.engine")
 
 PREFILL_CHAINS = 48  # kept recorded; two decode chains for every slot are kept besides
-NEVER = 1 << 60
 
 
 def rows_for(n: int, family: str, most: int) -> int:
@@ -50,7 +50,7 @@ class Runner:
         self.limits = limits
         self.lock = threading.RLock()
         self.depth = settings().steps_ahead or (1 if device.kind == "cpu" else 2)  # decode steps in flight
-        self.long_from = NEVER  # position from which on a decode step takes the chain made for long contexts
+        self.long_from = CHUNK_PAGES[device.family] * PAGE_SIZE  # position from which on a decode step takes the chain made for long contexts
         self.pool = PagePool(pages_for(limits.kv_tokens))
         entries = pages_for(limits.context)
         sinks = min(limits.sinks, max(entries - 2, 0)) if limits.context_shift else 0
@@ -94,14 +94,14 @@ class Runner:
         """A chain for the next tokens of the `rows` slots whose numbers stand in a group's buffer.
 
         Tokens and positions are read from the device and advanced there; rows whose number is no slot are left out.
-        Workgroups share the context, as many as it has chunks when the step runs. long: made for contexts beyond
-        `long_from`. context: tokens, for a profile alone.
+        long: for contexts from `long_from` on, whose chunks workgroups share, as many as there are when the step runs.
+        Short contexts have one chunk, and attention may be part of another kernel. context: tokens, for a profile alone.
         """
         b = self.buffers
         chain = Chain(self.device, b.arena, name="decode step" if rows == 1 else f"decode of {rows}")
         slots = b.group_slots(group).rows(0, rows)
         ids, pos = chain.scratch((rows,), "u32"), chain.scratch((rows,), "u32")
-        grid, sizes = b.step_grid(chain)
+        grid, sizes = b.step_grid(chain) if long else (None, {})
         chain.fetch_rows(
             slot=slots, slot_token=b.sampler.slot_token, slot_pos=b.sampler.slot_pos, ids=ids, pos=pos,
             slot_info=b.slot_info if grid else None, grid=grid, **sizes,
@@ -259,7 +259,8 @@ class Runner:
             batch = self.open_batch()
             batch.compose([sequence])
             try:
-                return self.decode_chain(1, batch.group, context=sequence.length + 1).profile(repeat)
+                long = sequence.length >= self.long_from
+                return self.decode_chain(1, batch.group, long=long, context=sequence.length + 1).profile(repeat)
             finally:
                 batch.close()
 
