@@ -275,27 +275,17 @@ class Device(BaseDevice):
     ) -> Buffer:
         """Upload GGUF blocks of `shape` (rows, row length) in the device layout.
 
-        into: rows of a `weight_room` to fill; default: memory of its own. Goes a few MB at a time, straight into device
-        memory where the host sees it.
+        into: rows of a `weight_room` to fill; default: memory of its own.
         """
-        from ..formats import layout
+        from ..formats import blocks
+        from . import upload
 
+        blocks.check_raw(raw, dtype, shape)
         buffer = into if into is not None else self.weight_room(dtype, shape)
         if (buffer.dtype, buffer.shape) != (dtype, shape):
             raise ArgumentError(f"weight: {dtype}{list(shape)} does not go into {buffer}")
-        (n, k), stride = shape, buffer.row_bytes
-        host = buffer.memory.host
-        if host is not None:
-            layout.pack_into(raw, dtype, shape, host[buffer.offset : buffer.end].reshape(n, stride))
-            return buffer
-        source = raw.reshape(n, -1)
-        step = max(1, STAGING // stride)
-        with self._lock:
-            for first in range(0, n, step):
-                count = min(step, n - first)
-                target = self._staging_view()[: count * stride].reshape(count, stride)
-                layout.pack_into(source[first : first + count].reshape(-1), dtype, (count, k), target)
-                self._flush_staging(buffer, first * stride, count * stride)
+        flat = np.ascontiguousarray(raw).reshape(-1)
+        upload.fill(self, [upload.Piece(rows, write) for rows, write, _, _ in upload.weight_pieces(buffer, flat)])
         return buffer
 
     # -- pipelines ------------------------------------------------------------------------------------------------
