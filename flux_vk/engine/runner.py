@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ..decode import SamplerState, SamplingParams, add_sampling
 from ..errors import FluxError, VulkanError
 from ..gpu import Chain, Device, Profile, Recorded
+from ..gpu.pipelines import Key, keys_of, make_all, warm
 from ..models import ModelConfig, Weights, build_step
 from .buffers import EngineBuffers, Limits
 from .pages import PAGE_SIZE, PagePool, pages_for
@@ -91,6 +92,26 @@ class Runner:
         build_step(chain, self.config, b.weights, io, rows=1, n_logits=1)
         add_sampling(chain, b.sampler, io.logits, number, pos, n=1, logprobs=logprobs)
         return chain
+
+    def prepare(self) -> None:
+        """Make the kernels of the largest prefill step and of decoding, and record the first slot's decode step.
+
+        Needs the places of all buffers, not what is in them: it may run while the weights are on their way.
+        """
+        key = ("decode", 0, False)
+        decode = self.decode_chain(*key[1:])
+        prefill = self.prefill_chain(self.limits.max_rows, 1, True)
+        running: list[Any] = []
+
+        def made(key: Key) -> None:
+            if self.device.kind == "cpu":
+                running.append(warm(self.device, key))
+
+        make_all(self.device, keys_of([*prefill.steps, *decode.steps]), made)
+        with self.lock:
+            self._chains.setdefault(key, decode.record(copies=self.depth))
+        for recording in running:
+            recording.wait()
 
     def _recorded(self, key: tuple[Any, ...]) -> Recorded:
         found = self._chains.get(key)

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from ..errors import ArgumentError, OutOfDeviceMemory, VulkanError
 from ..settings import settings
-from . import cache, kernels, native
+from . import cache, native
 from .buffer import NUMPY_TYPES, Buffer, Memory, bytes_of, dtype_of
+from .pipelines import Pipelines
 from .selection import family_of, select_device
 
 log = logging.getLogger("flux_vk.gpu")
@@ -139,7 +140,7 @@ class Device(BaseDevice):
         self._cache_size = len(known)
         self.native = _open(self.info, known)
         self._lock = threading.RLock()
-        self._pipelines: dict[tuple[Any, ...], Any] = {}
+        self.pipelines = Pipelines(self.native, self.name)
         self._live: weakref.WeakSet[Memory] = weakref.WeakSet()
         self._slabs: dict[str, tuple[weakref.ref[Memory], int]] = {}
         self._staging: Memory | None = None
@@ -292,23 +293,7 @@ class Device(BaseDevice):
 
     def pipeline(self, kernel: str, variant: str, spec: tuple[int, ...]) -> Any:
         """The native pipeline of one kernel variant with these specialization constants; made once."""
-        c = kernels.contract(kernel)
-        code = kernels.spirv(kernel, variant)
-        # The code is part of the key, because kernels.use_folder may put another in its place.
-        key = (kernel, variant, spec, code, len(c.bindings), c.push_bytes)
-        with self._lock:
-            found = self._pipelines.get(key)
-        if found is None:
-            name = f"{kernel}--{variant}"
-            try:
-                texel = c.texel_mask(c.variant(variant).shader)
-                made = self.native.pipeline(name, code, len(c.bindings), c.push_bytes, list(spec), 0, texel)
-            except VulkanError as error:
-                constants = ", ".join(f"{s.name}={v}" for s, v in zip(c.spec, spec, strict=True)) or "no constants"
-                raise type(error)(f"{self.name} does not compile {name} ({constants}): {error}", error.result) from None
-            with self._lock:
-                found = self._pipelines.setdefault(key, made)
-        return found
+        return self.pipelines.get(kernel, variant, spec)
 
     def save_pipeline_cache(self) -> None:
         """Write the pipeline cache to disk where it has grown (also done at exit)."""
