@@ -235,6 +235,11 @@ def settings(environ: Mapping[str, str] | None = None) -> Settings:
     )
 
 
+def family() -> str | None:
+    """FLUX_VK_FAMILY alone, which is asked for at every dispatch that is built."""
+    return FAMILY.parse(os.environ.get(FAMILY.name, ""), os.environ)
+
+
 def environment_page() -> str:
     """The text of docs/environment.md."""
     lines = [

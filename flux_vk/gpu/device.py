@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,11 @@ class BaseDevice(ABC):
     def max_range(self) -> int:
         """Bytes that one binding may span."""
         return int(self.limits["max_storage_buffer_range"])
+
+    @cached_property
+    def templates(self) -> dict[Any, Any]:
+        """What arguments.py remembers of kernel calls that differ only in where their buffers lie."""
+        return {}
 
     @property
     @abstractmethod
@@ -140,7 +146,7 @@ class Device(BaseDevice):
         self._cache_size = len(known)
         self.native = _open(self.info, known)
         self._lock = threading.RLock()
-        self.pipelines = Pipelines(self.native, self.name)
+        self.pipelines = Pipelines()
         self._live: weakref.WeakSet[Memory] = weakref.WeakSet()
         self._slabs: dict[str, tuple[weakref.ref[Memory], int]] = {}
         self._staging: Memory | None = None
@@ -293,7 +299,7 @@ class Device(BaseDevice):
 
     def pipeline(self, kernel: str, variant: str, spec: tuple[int, ...]) -> Any:
         """The native pipeline of one kernel variant with these specialization constants; made once."""
-        return self.pipelines.get(kernel, variant, spec)
+        return self.pipelines.get(self, kernel, variant, spec)
 
     def save_pipeline_cache(self) -> None:
         """Write the pipeline cache to disk where it has grown (also done at exit)."""

@@ -39,18 +39,16 @@ class _Once:
 class Pipelines:
     """The pipelines of one device. Thread-safe; the driver compiles without the GIL."""
 
-    def __init__(self, native: Any, name: str) -> None:
-        self._native = native
-        self._name = name
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[tuple[Any, ...], _Once] = {}
 
     def __len__(self) -> int:
         return sum(once.made is not None for once in self._known.values())
 
-    def get(self, kernel: str, variant: str, spec: tuple[int, ...]) -> Any:
+    def get(self, device: Device, kernel: str, variant: str, spec: tuple[int, ...]) -> Any:
         """The native pipeline. Raises VulkanError naming kernel, variant and constants."""
-        return self._once(kernel, variant, spec).get(lambda: self._make(kernel, variant, spec))
+        return self._once(kernel, variant, spec).get(lambda: _make(device, kernel, variant, spec))
 
     def has(self, key: Key) -> bool:
         """Whether it is made already."""
@@ -63,13 +61,14 @@ class Pipelines:
         with self._lock:
             return self._known.setdefault(key, _Once())
 
-    def _make(self, kernel: str, variant: str, spec: tuple[int, ...]) -> Any:
-        c, code, name = kernels.contract(kernel), kernels.spirv(kernel, variant), f"{kernel}--{variant}"
-        try:
-            return self._native.pipeline(name, code, len(c.bindings), c.push_bytes, list(spec), 0)
-        except VulkanError as error:
-            constants = ", ".join(f"{s.name}={v}" for s, v in zip(c.spec, spec, strict=True)) or "no constants"
-            raise type(error)(f"{self._name} does not compile {name} ({constants}): {error}", error.result) from None
+
+def _make(device: Device, kernel: str, variant: str, spec: tuple[int, ...]) -> Any:
+    c, code, name = kernels.contract(kernel), kernels.spirv(kernel, variant), f"{kernel}--{variant}"
+    try:
+        return device.native.pipeline(name, code, len(c.bindings), c.push_bytes, list(spec), 0)
+    except VulkanError as error:
+        constants = ", ".join(f"{s.name}={v}" for s, v in zip(c.spec, spec, strict=True)) or "no constants"
+        raise type(error)(f"{device.name} does not compile {name} ({constants}): {error}", error.result) from None
 
 
 def keys_of(steps: Iterable[Step]) -> list[Key]:

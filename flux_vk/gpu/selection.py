@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UnknownDevice
-from ..settings import settings
+from ..settings import family, settings
 from . import native
 
 _RANK = {"discrete": 0, "integrated": 1, "virtual": 2, "cpu": 3}
@@ -51,4 +51,4 @@ def select_device(select: int | str | None = None) -> dict[str, Any]:
 
 def family_of(kind: str) -> str:
     """The family of kernel shapes for a kind of device: "cpu" or "gpu" (FLUX_VK_FAMILY overrides)."""
-    return settings().family or ("cpu" if kind == "cpu" else "gpu")
+    return family() or ("cpu" if kind == "cpu" else "gpu")

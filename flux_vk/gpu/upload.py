@@ -31,9 +31,9 @@ THREADS = 4  # more do not help a disk, and each brings its staging buffers
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of device memory and what fills it: `write` gets its bytes as an array to be written once, front to back.
+    """A range of device memory and what fills it: `write` gets its bytes as an array, to be written front to back.
 
-    before: called by the thread that takes the piece, `after` when the piece is written; neither by the caller's thread.
+    before: called when a thread takes the piece, `after` when the piece is written; in that thread, not the caller's.
     """
 
     target: Buffer
@@ -46,7 +46,7 @@ class Piece:
 def weight_pieces(
     buffer: Buffer, raw: U8Array, most: int = PIECE
 ) -> Iterator[tuple[Buffer, Callable[[U8Array], None], int, int]]:
-    """GGUF blocks `raw` of a whole tensor cut into runs of rows: (rows of the buffer, their writer, start, stop in raw)."""
+    """GGUF blocks `raw` of a whole tensor in runs of rows: (rows of the buffer, their writer, start and stop in raw)."""
     from ..formats import layout
 
     encoder = native.module().pack_rows

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -127,7 +127,7 @@ def fill_weights(weights: Weights, f: GGUFFile, progress: Progress | None = None
             progress(done, total)
 
     if pieces:
-        fill(weights[names[0]].device, pieces, tell)
+        fill(cast("Device", weights[names[0]].device), pieces, tell)
 
 
 @dataclass(frozen=True)
