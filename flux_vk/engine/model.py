@@ -13,7 +13,7 @@ from dataclasses import replace
 from operator import index
 from os import PathLike
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +25,17 @@ from ..gpu import Device, Profile
 from ..models import ModelConfig, memory_needed, read_config
 from ..models.memory import kv_bytes
 from ..models.weights import fill_weights, prepare_weights
-from ..text import ChatTemplate, Tokenizer
+from ..text import Tokenizer
+from ..text.vocab import CHAT_TEMPLATE
 from .background import Background
 from .buffers import STEP_ROWS, Limits, check_kv_range
 from .generation import Generation
 from .pages import PAGE_SIZE, pages_for
 from .runner import Runner
 from .session import Session
+
+if TYPE_CHECKING:
+    from ..text import ChatTemplate
 
 log = logging.getLogger("flux_vk.engine")
 
@@ -90,6 +94,11 @@ def load(
 
 
 def _template(file: GGUFFile) -> ChatTemplate | None:
+    """The file's chat template; without one, jinja2 is not even imported."""
+    if CHAT_TEMPLATE not in file.metadata:
+        return None
+    from ..text import ChatTemplate
+
     try:
         return ChatTemplate.from_gguf(file)
     except TokenizerError as error:

@@ -20,6 +20,7 @@ from ..errors import FluxError, VulkanError
 from ..gpu import Chain, Device, Profile, Recorded
 from ..gpu.pipelines import Key, keys_of, make_all, warm
 from ..models import ModelConfig, Weights, build_step
+from .background import Background
 from .buffers import EngineBuffers, Limits
 from .pages import PAGE_SIZE, PagePool, pages_for
 from .sequence import Sequence, Slots
@@ -99,19 +100,29 @@ class Runner:
         Needs the places of all buffers, not what is in them: it may run while the weights are on their way.
         """
         key = ("decode", 0, False)
-        decode = self.decode_chain(*key[1:])
-        prefill = self.prefill_chain(self.limits.max_rows, 1, True)
         running: list[Any] = []
 
         def made(key: Key) -> None:
             if self.device.kind == "cpu":
                 running.append(warm(self.device, key))
 
-        make_all(self.device, keys_of([*prefill.steps, *decode.steps]), made)
-        with self.lock:
-            self._chains.setdefault(key, decode.record(copies=self.depth))
-        for recording in running:
-            recording.wait()
+        b = self.buffers
+        sampling = Chain(self.device, b.arena, name="sampling")
+        add_sampling(sampling, b.sampler, b.logits, b.slot_number(0), b.last_pos, n=1, logprobs=False)
+        try:
+            with Background() as background:
+                # The sampler's kernels do not depend on the model, and one of them is the longest to compile.
+                first = keys_of(sampling.steps)
+                background.start(lambda: make_all(self.device, first, made, threads=1))
+                decode = self.decode_chain(*key[1:])
+                prefill = self.prefill_chain(self.limits.max_rows, 1, True)
+                rest = [k for k in keys_of([*prefill.steps, *decode.steps]) if k not in first]
+                make_all(self.device, rest, made)
+            with self.lock:
+                self._chains.setdefault(key, decode.record(copies=self.depth))
+        finally:
+            for recording in running:
+                recording.wait()
 
     def _recorded(self, key: tuple[Any, ...]) -> Recorded:
         found = self._chains.get(key)

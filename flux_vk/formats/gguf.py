@@ -140,7 +140,7 @@ class GGUFFile:
         return np.frombuffer(source, dtype=np.uint8, count=info.nbytes, offset=info.offset)
 
     def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
-        """Gives the pages of a tensor's bytes start..stop back to the system; reading them again reads the file again."""
+        """Gives the pages of a tensor's bytes start..stop back; reading them again reads the file again."""
         self._advise("MADV_DONTNEED", name, start, stop)
 
     def prefetch(self, name: str, start: int = 0, stop: int | None = None) -> None:

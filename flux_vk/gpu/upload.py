@@ -1,7 +1,7 @@
 """Filling device memory from several threads: one piece is read and packed while others are on their way.
 
-Where the host sees device memory a piece is written in place; else into a staging buffer, whose copy runs on the second
-queue while the next buffer is filled. Not for: single arrays (Device.upload) and what the pieces are (models/weights.py).
+Where the host sees device memory a piece is written in place; else into a staging buffer, whose copy runs on the
+second queue while the next buffer is filled. Not for: single arrays (Device.upload) and what is in the pieces.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Piece:
 def weight_pieces(
     buffer: Buffer, raw: U8Array, most: int = PIECE
 ) -> Iterator[tuple[Buffer, Callable[[U8Array], None], int, int]]:
-    """GGUF blocks `raw` of a whole tensor in runs of rows: (rows of the buffer, their writer, start and stop in raw)."""
+    """A tensor's GGUF blocks in runs of rows: (rows of the buffer, what writes them, start and stop in `raw`)."""
     from ..formats import layout
 
     encoder = native.module().pack_rows
