@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -18,7 +18,8 @@ import numpy.typing as npt
 from ..decode import SamplerState, SamplingParams, add_sampling
 from ..errors import FluxError, VulkanError
 from ..gpu import Chain, Device, Profile, Recorded
-from ..gpu.pipelines import Key, keys_of, make_all, warm
+from ..gpu.pipelines import Key, first_steps, make_all, warm
+from ..gpu.steps import Dispatch
 from ..models import ModelConfig, Weights, build_step
 from .background import Background
 from .buffers import EngineBuffers, Limits
@@ -102,9 +103,12 @@ class Runner:
         key = ("decode", 0, False)
         running: list[Any] = []
 
-        def made(key: Key) -> None:
-            if self.device.kind == "cpu":
-                running.append(warm(self.device, key))
+        def make(steps: Mapping[Key, Dispatch], threads: int | None = None) -> None:
+            def made(key: Key) -> None:
+                if self.device.kind == "cpu":
+                    running.append(warm(self.device, steps[key]))
+
+            make_all(self.device, steps, made, threads)
 
         b = self.buffers
         sampling = Chain(self.device, b.arena, name="sampling")
@@ -112,12 +116,12 @@ class Runner:
         try:
             with Background() as background:
                 # The sampler's kernels do not depend on the model, and one of them is the longest to compile.
-                first = keys_of(sampling.steps)
-                background.start(lambda: make_all(self.device, first, made, threads=1))
+                first = first_steps(sampling.steps)
+                background.start(lambda: make(first, threads=1))
                 decode = self.decode_chain(*key[1:])
                 prefill = self.prefill_chain(self.limits.max_rows, 1, True)
-                rest = [k for k in keys_of([*prefill.steps, *decode.steps]) if k not in first]
-                make_all(self.device, rest, made)
+                rest = first_steps([*prefill.steps, *decode.steps])
+                make({key: step for key, step in rest.items() if key not in first})
             with self.lock:
                 self._chains.setdefault(key, decode.record(copies=self.depth))
         finally:

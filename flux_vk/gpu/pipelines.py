@@ -64,8 +64,9 @@ class Pipelines:
 
 def _make(device: Device, kernel: str, variant: str, spec: tuple[int, ...]) -> Any:
     c, code, name = kernels.contract(kernel), kernels.spirv(kernel, variant), f"{kernel}--{variant}"
+    texel = c.texel_mask(c.variant(variant).shader)
     try:
-        return device.native.pipeline(name, code, len(c.bindings), c.push_bytes, list(spec), 0)
+        return device.native.pipeline(name, code, len(c.bindings), c.push_bytes, list(spec), 0, texel)
     except VulkanError as error:
         constants = ", ".join(f"{s.name}={v}" for s, v in zip(c.spec, spec, strict=True)) or "no constants"
         raise type(error)(f"{device.name} does not compile {name} ({constants}): {error}", error.result) from None
@@ -73,8 +74,16 @@ def _make(device: Device, kernel: str, variant: str, spec: tuple[int, ...]) -> A
 
 def keys_of(steps: Iterable[Step]) -> list[Key]:
     """The pipelines that steps need, each once."""
-    found = ((s.contract.name, s.variant.name, s.spec) for s in steps if isinstance(s, Dispatch))
-    return list(dict.fromkeys(found))
+    return list(first_steps(steps))
+
+
+def first_steps(steps: Iterable[Step]) -> dict[Key, Dispatch]:
+    """For each pipeline the first step that needs it."""
+    found: dict[Key, Dispatch] = {}
+    for s in steps:
+        if isinstance(s, Dispatch):
+            found.setdefault((s.contract.name, s.variant.name, s.spec), s)
+    return found
 
 
 def make_all(
@@ -119,15 +128,16 @@ def make_all(
         raise errors[0]
 
 
-def warm(device: Device, key: Key) -> Any:
-    """Submit the pipeline with an empty grid: CPU drivers compile a kernel when it is first dispatched, not before.
+def warm(device: Device, step: Dispatch) -> Any:
+    """Submit a step with an empty grid: CPU drivers compile a kernel when it is first dispatched, not before.
 
-    Returns the recording, which may not be dropped before it has run.
+    With its real buffers where they have a place already, since the code depends on the kind of a texel buffer. Returns
+    the recording, which may not be dropped before it has run.
     """
-    c, dummy = kernels.contract(key[0]), device.dummy
+    pipeline = device.pipeline(step.contract.name, step.variant.name, step.spec)
+    bound = [b if b.memory.native is not None else device.dummy for b in step.buffers.values()]
     recording = device.native.recording(0, 0)
     recording.barrier()
-    ranges = [(dummy.memory.native, dummy.offset, dummy.nbytes)] * len(c.bindings)
-    recording.dispatch(device.pipeline(*key), ranges, bytes(c.push_bytes), 0, 0, 0)
+    recording.dispatch(pipeline, [(b.memory.native, b.offset, b.nbytes) for b in bound], step.push, 0, 0, 0)
     recording.submit()
     return recording

@@ -109,7 +109,12 @@ def test_keys_of_a_chain(device: Device) -> None:
 
 
 def test_an_empty_dispatch_touches_nothing(device: Device) -> None:
+    a, y = device.filled((4, 32), "f32", 0x3F), device.filled((4, 32), "f32", 0x55)
     before = device.dummy.numpy()
-    for key in keys():
-        warm(device, key).wait()
+    chain = Chain(device)
+    chain.add(a=a, b=a, y=y).mul(a=a, b=a, y=chain.scratch((4, 32)))
+    for step in chain.steps:
+        assert isinstance(step, Dispatch)
+        warm(device, step).wait()
     np.testing.assert_array_equal(device.dummy.numpy(), before)
+    assert (y.numpy().view(np.uint8) == 0x55).all()
