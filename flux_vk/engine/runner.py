@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..decode import SamplerState, SamplingParams, add_sampling
-from ..errors import FluxError, VulkanError
+from ..errors import ArgumentError, FluxError, VulkanError
 from ..gpu import Chain, Device, Profile, Recorded
 from ..gpu.pipelines import Key, first_steps, make_all, warm
-from ..gpu.steps import Dispatch
+from ..gpu.steps import Dispatch, Step
 from ..models import ModelConfig, Weights, build_step
 from .background import Background
 from .buffers import EngineBuffers, Limits
@@ -119,14 +119,21 @@ class Runner:
                 first = first_steps(sampling.steps)
                 background.start(lambda: make(first, threads=1))
                 decode = self.decode_chain(*key[1:])
-                prefill = self.prefill_chain(self.limits.max_rows, 1, True)
-                rest = first_steps([*prefill.steps, *decode.steps])
+                rest = first_steps([*decode.steps, *self._largest_prefill()])
                 make({key: step for key, step in rest.items() if key not in first})
             with self.lock:
                 self._chains.setdefault(key, decode.record(copies=self.depth))
         finally:
             for recording in running:
                 recording.wait()
+
+    def _largest_prefill(self) -> list[Step]:
+        """The steps of a prompt as long as one step takes; none where such a step does not fit the device's bindings."""
+        try:
+            return self.prefill_chain(self.limits.max_rows, 1, True).steps
+        except ArgumentError as error:
+            log.debug("kernels of prefill are made when they are used: %s", error)
+            return []
 
     def _recorded(self, key: tuple[Any, ...]) -> Recorded:
         found = self._chains.get(key)

@@ -9,7 +9,7 @@ import math
 import operator
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, ContractError
@@ -109,7 +109,8 @@ def build(
     if key is not None and len(windows) == len(made) == 1:
         if len(device.templates) >= MOST_TEMPLATES:
             device.templates.clear()
-        device.templates[key] = _Template(made[0], [b.name if b.name in buffers else None for b in c.bindings])
+        names = [b.name if b.name in buffers else None for b in c.bindings]
+        device.templates[key] = _Template(replace(made[0], buffers={}, indirect=None), names)
     return made
 
 
@@ -117,7 +118,7 @@ def build(
 class _Template:
     """A dispatch that was checked, for calls that differ from it only in where their buffers lie."""
 
-    like: Dispatch
+    like: Dispatch  # without its buffers, whose memory it would keep
     names: list[str | None]  # of the bindings in order; None: left out
 
     def at(self, device: BaseDevice, args: Mapping[str, Any], indirect: Buffer | None) -> Dispatch:
