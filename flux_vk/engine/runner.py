@@ -128,7 +128,7 @@ class Runner:
                 recording.wait()
 
     def _largest_prefill(self) -> list[Step]:
-        """The steps of a prompt as long as one step takes; none where such a step does not fit the device's bindings."""
+        """The steps of a prompt as long as one step takes; none where such a step exceeds the device's bindings."""
         try:
             return self.prefill_chain(self.limits.max_rows, 1, True).steps
         except ArgumentError as error:
