@@ -1,9 +1,16 @@
 // The Python face of the native part; flux_vk.gpu.native wraps it.
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+
+#include <cstdlib>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "device.hpp"
 #include "enumerate.hpp"
 #include "errors.hpp"
+#include "pack.hpp"
 #include "sequence.hpp"
 
 namespace py = pybind11;
@@ -27,10 +34,39 @@ static std::vector<Range> to_ranges(const py::list& list) {
     return out;
 }
 
+using Bytes = py::array_t<uint8_t, py::array::c_style>;
+
+static void pack_rows(const Bytes& source, Bytes& out, const std::vector<uint64_t>& words) {
+    const PackProgram program(words);
+    if (source.ndim() != 2 || out.ndim() != 2 || source.shape(0) != out.shape(0) || program.block_bytes == 0 ||
+        size_t(source.shape(1)) % program.block_bytes)
+        throw std::invalid_argument("pack_rows wants as many rows of whole blocks as there are rows to write");
+    const size_t rows = size_t(source.shape(0)), blocks = size_t(source.shape(1)) / program.block_bytes;
+    const size_t stride = size_t(out.shape(1));
+    size_t end = 0;
+    for (const auto& f : program.fields) {
+        if (f.offset < end) throw std::invalid_argument("the planes of a packing program overlap");
+        end = f.offset + blocks * f.out;
+    }
+    if (end > stride) throw std::invalid_argument("the planes do not fit the rows to write");
+    const uint8_t* from = source.data();
+    uint8_t* to = out.mutable_data();  // throws where the array may not be written
+    py::gil_scoped_release release;
+    program.run(from, rows, blocks, to, stride);
+}
+
 PYBIND11_MODULE(_kompute, m) {
     m.doc() = "Kompute's C++ core with the operations flux_vk needs";
     register_errors();
+#ifdef __GLIBC__
+    // Threads that compile and upload come and go with every load; with an arena each, what the driver frees stays
+    // scattered over all of them (25 MB after one load, 150 MB after thirty). One arena was as fast.
+    if (!std::getenv("MALLOC_ARENA_MAX")) mallopt(M_ARENA_MAX, 1);
+#endif
     m.def("enumerate_devices", &enumerate_devices, "Every Vulkan device as a dict of limits and features");
+
+    m.def("pack_rows", &pack_rows, py::arg("source").noconvert(), py::arg("out").noconvert(), py::arg("program"),
+          "Blocks [rows, bytes] into planes [rows, stride] as flux_vk.formats.layout.program says; without the GIL");
 
     py::class_<Allocation, std::shared_ptr<Allocation>>(m, "Allocation", py::buffer_protocol())
         .def_readonly("nbytes", &Allocation::bytes)

@@ -13,24 +13,30 @@ from dataclasses import replace
 from operator import index
 from os import PathLike
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..decode import SamplingParams
 from ..errors import ContextFull, FluxError, InputError, OutOfDeviceMemory, TokenizerError
-from ..formats.gguf import open_gguf
+from ..formats.gguf import GGUFFile, open_gguf
 from ..gpu import Device, Profile
-from ..models import ModelConfig, load_weights, memory_needed, read_config
+from ..models import ModelConfig, memory_needed, read_config
 from ..models.memory import kv_bytes
-from ..text import ChatTemplate, Tokenizer
+from ..models.weights import fill_weights, prepare_weights
+from ..text import Tokenizer
+from ..text.vocab import CHAT_TEMPLATE
+from .background import Background
 from .buffers import STEP_ROWS, Limits, check_kv_range, decode_scratch
 from .generation import Generation
 from .many import Many
 from .pages import PAGE_SIZE, pages_for
 from .runner import Runner
 from .session import Session
+
+if TYPE_CHECKING:
+    from ..text import ChatTemplate
 
 log = logging.getLogger("flux_vk.engine")
 
@@ -69,7 +75,6 @@ def load(
         limits = _limits(config, context, kv_type, sequences, kv_tokens, context_shift)
         dev = device if isinstance(device, Device) else Device(device)
         limits = replace(limits, max_rows=STEP_ROWS[dev.family])
-        tokenizer = Tokenizer.from_gguf(file)
         parts = memory_needed(
             file, config, limits.kv_tokens, kv_type, limits.max_rows, limits.logit_rows(config.vocab_size)
         )
@@ -79,16 +84,30 @@ def load(
         parts["activations"] = scratch + logits
         check_fit(dev, str(path), parts, limits)
         check_kv_range(dev, config, limits)
-        try:
-            template: ChatTemplate | None = ChatTemplate.from_gguf(file)
-        except TokenizerError as error:
-            log.debug("no chat template: %s", error)
-            template = None
-        weights = load_weights(dev, file, config, progress, context=limits.context)
+        weights = prepare_weights(dev, file, config, context=limits.context)
         runner = Runner(dev, config, weights, limits, scratch=scratch)
-    model = Model(dev, config, tokenizer, template, runner, parts)
+        # The three that cost time need nothing of each other: kernels, vocabulary, weights.
+        with Background() as background:
+            background.start(runner.prepare)
+            tokenizer = background.start(lambda: Tokenizer.from_gguf(file))
+            template = background.start(lambda: _template(file))
+            fill_weights(weights, file, background.watched(progress))
+    model = Model(dev, config, tokenizer.result(), template.result(), runner, parts)
     model.load_seconds = time.perf_counter() - started
     return model
+
+
+def _template(file: GGUFFile) -> ChatTemplate | None:
+    """The file's chat template; without one, jinja2 is not even imported."""
+    if CHAT_TEMPLATE not in file.metadata:
+        return None
+    from ..text import ChatTemplate
+
+    try:
+        return ChatTemplate.from_gguf(file)
+    except TokenizerError as error:
+        log.debug("no chat template: %s", error)
+        return None
 
 
 def _limits(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -16,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..decode import SamplerState, SamplingParams, add_sampling
-from ..errors import FluxError, VulkanError
+from ..errors import ArgumentError, FluxError, VulkanError
 from ..gpu import Chain, Device, Profile, Recorded
+from ..gpu.pipelines import Key, first_steps, make_all, warm
+from ..gpu.steps import Dispatch, Step
 from ..models import ModelConfig, Weights, build_step
 from ..models.step import CHUNK_PAGES
 from ..settings import settings
+from .background import Background
 from .batch import PADDING, Batch, size_for
 from .buffers import EngineBuffers, Limits
 from .pages import PAGE_SIZE, PagePool, pages_for
@@ -50,7 +53,8 @@ class Runner:
         self.limits = limits
         self.lock = threading.RLock()
         self.depth = settings().steps_ahead or (1 if device.kind == "cpu" else 2)  # decode steps in flight
-        self.long_from = CHUNK_PAGES[device.family] * PAGE_SIZE  # position from which on a decode step takes the chain made for long contexts
+        # Position from which on a decode step takes the chain made for long contexts.
+        self.long_from = CHUNK_PAGES[device.family] * PAGE_SIZE
         self.pool = PagePool(pages_for(limits.kv_tokens))
         entries = pages_for(limits.context)
         sinks = min(limits.sinks, max(entries - 2, 0)) if limits.context_shift else 0
@@ -95,7 +99,7 @@ class Runner:
 
         Tokens and positions are read from the device and advanced there; rows whose number is no slot are left out.
         long: for contexts from `long_from` on, whose chunks workgroups share, as many as there are when the step runs.
-        Short contexts have one chunk, and attention may be part of another kernel. context: tokens, for a profile alone.
+        Short contexts have one chunk, and attention may be part of another kernel. context: tokens, for a profile only.
         """
         b = self.buffers
         chain = Chain(self.device, b.arena, name="decode step" if rows == 1 else f"decode of {rows}")
@@ -110,6 +114,46 @@ class Runner:
         build_step(chain, self.config, b.weights, io, rows=rows, n_logits=rows)
         add_sampling(chain, b.sampler, io.logits, slots, pos, n=rows, logprobs=logprobs)
         return chain
+
+    def prepare(self) -> None:
+        """Make the kernels of the largest prefill step and of decoding, and record the first slot's decode step.
+
+        Needs the places of all buffers, not what is in them: it may run while the weights are on their way.
+        """
+        key = ("decode", 1, 0, False, False)
+        running: list[Any] = []
+
+        def make(steps: Mapping[Key, Dispatch], threads: int | None = None) -> None:
+            def made(key: Key) -> None:
+                if self.device.kind == "cpu":
+                    running.append(warm(self.device, steps[key]))
+
+            make_all(self.device, steps, made, threads)
+
+        b = self.buffers
+        sampling = Chain(self.device, b.arena, name="sampling")
+        add_sampling(sampling, b.sampler, b.logits, b.group_slots(0).rows(0, 1), b.last_pos, n=1, logprobs=False)
+        try:
+            with Background() as background:
+                # The sampler's kernels do not depend on the model, and one of them is the longest to compile.
+                first = first_steps(sampling.steps)
+                background.start(lambda: make(first, threads=1))
+                decode = self.decode_chain(*key[1:])
+                rest = first_steps([*decode.steps, *self._largest_prefill()])
+                make({key: step for key, step in rest.items() if key not in first})
+            with self.lock:
+                self._chains.setdefault(key, decode.record(copies=self.depth))
+        finally:
+            for recording in running:
+                recording.wait()
+
+    def _largest_prefill(self) -> list[Step]:
+        """The steps of a prompt as long as one step takes; none where such a step exceeds the device's bindings."""
+        try:
+            return self.prefill_chain(self.limits.max_rows, 1, True).steps
+        except ArgumentError as error:
+            log.debug("kernels of prefill are made when they are used: %s", error)
+            return []
 
     def recorded(self, key: tuple[Any, ...]) -> Recorded:
         """The chain ("decode" or "prefill", arguments of its method), recorded when it is first asked for."""

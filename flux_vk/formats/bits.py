@@ -105,6 +105,10 @@ class Codec(Protocol):
     @property
     def out(self) -> int: ...
 
+    @property
+    def code(self) -> int:
+        """Its number in native/pack.hpp, which encodes by the same rules."""
+
     def encode(self, blocks: U8Array, at: int) -> U8Array:
         """The plane's contiguous bytes [n * out] of the field at byte `at` of the blocks [n, block bytes]."""
 
@@ -123,6 +127,10 @@ class Shuffle:
     @property
     def out(self) -> int:
         return self.size
+
+    @property
+    def code(self) -> int:
+        return 0
 
     def encode(self, blocks: U8Array, at: int) -> U8Array:
         data = gather(blocks, at, self.size, self.order)
@@ -192,6 +200,7 @@ class ScaleMin:
     """q4_k, q5_k: eight 6-bit scales and minimums in 12 bytes <-> pairs of bytes (scale, minimum)."""
 
     out = 16
+    code = 1
 
     def encode(self, blocks: U8Array, at: int) -> U8Array:
         a, b, c = _three(blocks, at)
@@ -217,6 +226,7 @@ class Scale16:
     """q3_k: sixteen 6-bit scales in 12 bytes <-> sixteen int8, less 32."""
 
     out = 16
+    code = 2
 
     def encode(self, blocks: U8Array, at: int) -> U8Array:
         a, b, c = _three(blocks, at)
@@ -242,6 +252,7 @@ class Scale8:
     """iq4_xs: eight 6-bit scales as 2 bytes of high and 4 bytes of low bits <-> eight int8, less 32."""
 
     out = 8
+    code = 3
 
     def encode(self, blocks: U8Array, at: int) -> U8Array:
         high = cell(blocks, at, 2).astype(np.uint64)

@@ -139,13 +139,21 @@ class GGUFFile:
         source = self._parts[info.part].map
         return np.frombuffer(source, dtype=np.uint8, count=info.nbytes, offset=info.offset)
 
-    def release(self, name: str) -> None:
-        """Gives the tensor's pages back to the system; reading it again reads the file again."""
+    def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
+        """Gives the pages of a tensor's bytes start..stop back; reading them again reads the file again."""
+        self._advise("MADV_DONTNEED", name, start, stop)
+
+    def prefetch(self, name: str, start: int = 0, stop: int | None = None) -> None:
+        """Asks the system to begin reading a tensor's bytes start..stop into its file cache."""
+        self._advise("MADV_WILLNEED", name, start, stop)
+
+    def _advise(self, advice: str, name: str, start: int, stop: int | None) -> None:
         info = self.tensor(name)
         self._check_open()
-        if hasattr(mmap, "MADV_DONTNEED"):
-            start = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
-            self._parts[info.part].map.madvise(mmap.MADV_DONTNEED, start, info.offset + info.nbytes - start)
+        if hasattr(mmap, advice):
+            first, last = info.offset + start, info.offset + (info.nbytes if stop is None else stop)
+            page = first // mmap.PAGESIZE * mmap.PAGESIZE
+            self._parts[info.part].map.madvise(getattr(mmap, advice), page, last - page)
 
     @overload
     def get(self, key: str, kind: type[T]) -> T: ...

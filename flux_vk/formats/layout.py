@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from flux_vk.formats import bits, blocks
 from flux_vk.formats.bits import Codec, Shuffle
 
 U8Array = npt.NDArray[np.uint8]
+Encoder = Callable[[U8Array, U8Array, tuple[int, ...]], None]
+"""Blocks [rows, bytes] into planes [rows, stride], as the numbers of `program` say."""
 
 ALIGN = 16
 """Planes and rows start at multiples of this many bytes."""
@@ -128,10 +131,26 @@ def pack(raw: npt.NDArray[Any], type: str, shape: tuple[int, ...]) -> U8Array:
     return out
 
 
-def pack_into(raw: npt.NDArray[Any], type: str, shape: tuple[int, ...], out: U8Array) -> None:
+@functools.lru_cache(maxsize=256)
+def program(type: str, k: int) -> tuple[int, ...]:
+    """How a row of `k` weights is packed, as the numbers that native/pack.cpp reads."""
+    out: list[int] = [blocks.BY_NAME[type].nbytes, len(_FIELDS[type])]
+    for field, plane in zip(_FIELDS[type], planes(type, k), strict=True):
+        codec = field.codec
+        order, stages = (codec.order, codec.stages) if isinstance(codec, Shuffle) else ((), ())
+        out += [codec.code, field.at, plane.offset, codec.out, len(order), *order, len(stages)]
+        for swap in stages:
+            out += [swap.width, swap.distance, swap.shift, len(swap.mask), *swap.mask]
+    return tuple(out)
+
+
+def pack_into(
+    raw: npt.NDArray[Any], type: str, shape: tuple[int, ...], out: U8Array, encoder: Encoder | None = None
+) -> None:
     """Like `pack`, into the given contiguous uint8 buffer of rows * row_stride bytes (any shape).
 
     `out` is written once, in rising order, whole rows at a time, never read: it may be mapped device memory.
+    encoder: the native `pack_rows`, which writes the same bytes several times as fast; default: NumPy.
     """
     kind, rows, k = blocks.check_raw(raw, type, shape)
     stride = row_stride(type, k)
@@ -139,6 +158,9 @@ def pack_into(raw: npt.NDArray[Any], type: str, shape: tuple[int, ...], out: U8A
     source = np.ascontiguousarray(raw).reshape(rows, kind.row_bytes(k))
     if source.shape[1] == stride and kind.weights == 1:
         flat[...] = source
+        return
+    if encoder is not None:
+        encoder(source, flat, program(type, k))
         return
     step = max(1, CHUNK_BYTES // stride)
     stage = np.zeros((min(step, rows), stride), np.uint8)

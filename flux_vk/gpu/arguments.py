@@ -9,6 +9,7 @@ import math
 import operator
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, ContractError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 Number = int | float
 WINDOW = 64  # windows begin at multiples of this many rows where they are large enough
+
+MOST_TEMPLATES = 4096  # calls remembered a device
 
 
 def solve_symbols(c: Contract, buffers: Mapping[str, Buffer], given: Mapping[str, Number]) -> dict[str, Number]:
@@ -68,6 +71,10 @@ def build(
 ) -> list[Dispatch]:
     """The dispatches of one call: none for an empty grid, several where a binding is windowed."""
     c = kernels.contract(kernel)
+    key = _key(device, c, args, variant, indirect)
+    known: _Template | None = device.templates.get(key) if key is not None else None
+    if known is not None:
+        return [known.at(device, args, indirect)]
     buffers, numbers = _split(c, args)
     for b in c.bindings:
         if b.name in buffers and b.type != "*" and buffers[b.name].dtype != b.type:
@@ -99,7 +106,58 @@ def build(
         dispatch = _one(device, c, chosen, bound, left_out, values, indirect)
         if dispatch is not None:
             made.append(dispatch)
+    if key is not None and len(windows) == len(made) == 1:
+        if len(device.templates) >= MOST_TEMPLATES:
+            device.templates.clear()
+        names = [b.name if b.name in buffers else None for b in c.bindings]
+        device.templates[key] = _Template(replace(made[0], buffers={}, indirect=None), names)
     return made
+
+
+@dataclass(frozen=True)
+class _Template:
+    """A dispatch that was checked, for calls that differ from it only in where their buffers lie."""
+
+    like: Dispatch  # without its buffers, whose memory it would keep
+    names: list[str | None]  # of the bindings in order; None: left out
+
+    def at(self, device: BaseDevice, args: Mapping[str, Any], indirect: Buffer | None) -> Dispatch:
+        """The same dispatch on the buffers of `args`."""
+        d = self.like
+        ordered = {}
+        for b, name in zip(d.contract.bindings, self.names, strict=True):
+            buffer = args[name] if name is not None else device.dummy
+            if buffer.nbytes == 0:
+                buffer = device.dummy
+            _check_place(device, d.contract, b.name, buffer)
+            ordered[b.name] = buffer
+        return Dispatch(
+            d.contract, d.variant, d.spec, ordered, d.left_out, d.push, d.grid, d.bytes, d.flops, indirect
+        )  # fmt: skip
+
+
+def _key(
+    device: BaseDevice, c: Contract, args: Mapping[str, Any], variant: str | None, indirect: Buffer | None
+) -> tuple[Any, ...] | None:
+    """All that a dispatch depends on but the places of its buffers; None where it cannot be remembered."""
+    shown: list[Any] = []
+    for name, value in args.items():
+        if isinstance(value, Buffer):
+            shown.append((name, value.dtype, value.shape, value.nbytes, value.row_bytes))
+        elif value is None or type(value) in (int, float):
+            shown.append((name, value or repr(value)))  # 0.0 and -0.0 are equal, and not the same constant
+        else:
+            return None
+    # The contract is held by the template, so that no other can take its id.
+    return (id(c), variant, device.family, device.features, device.max_range, indirect is not None, *shown)
+
+
+def _check_place(device: BaseDevice, c: Contract, name: str, buffer: Buffer) -> None:
+    if buffer.offset % device.alignment:
+        raise ArgumentError(
+            f"{c.name}: {name} begins at byte {buffer.offset} of its memory; this device binds at multiples of "
+            f"{device.alignment}"
+        )
 
 
 def _split(c: Contract, args: Mapping[str, Any]) -> tuple[dict[str, Buffer], dict[str, Number]]:
@@ -175,8 +233,8 @@ def _window_name(c: Contract) -> str:
 
 def _evaluate(c: Contract, what: str, expression: str, values: Mapping[str, Number]) -> Number:
     """An expression of the contract; where a symbol has no value, no buffer given has it in its shape."""
-    missing = sorted(expressions.names(expression) - set(values))
-    if missing:
+    if not expressions.names(expression) <= values.keys():
+        missing = sorted(expressions.names(expression) - values.keys())
         raise ArgumentError(f"{c.name}: {missing[0]} is missing ({what} needs it); pass it by keyword")
     return expressions.evaluate(expression, values)
 
@@ -224,11 +282,7 @@ def _one(
                 raise ArgumentError(f"{c.name}: {b.name} has {buffer.size} elements, expected {b.elements} = {least}")
         if buffer.nbytes == 0:
             buffer = device.dummy
-        if buffer.offset % device.alignment:
-            raise ArgumentError(
-                f"{c.name}: {b.name} begins at byte {buffer.offset} of its memory; this device binds at multiples of "
-                f"{device.alignment}"
-            )
+        _check_place(device, c, b.name, buffer)
         if buffer.nbytes > device.max_range:
             raise ArgumentError(
                 f"{c.name}: {b.name} has {buffer.nbytes} bytes; "

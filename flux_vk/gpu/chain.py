@@ -253,7 +253,7 @@ class Chain:
                     "index": i, "scope": tag, "kernel": s.name, "bytes": s.bytes, "flops": s.flops,
                     "grid": list(s.grid) if isinstance(s, Dispatch) else None,
                     "barrier": str(planned.barriers[i]) if i in planned.barriers else None,
-                    "accesses": [vars(a) for a in s.accesses()],
+                    "accesses": [a._asdict() for a in s.accesses()],
                 }
                 for i, (s, tag) in enumerate(zip(planned.steps, self._tags, strict=True))
             ],
@@ -268,11 +268,12 @@ def _resolve(step: Step, offsets: dict[int, int], arena: Memory | None) -> Step:
     def real(b: Buffer) -> Buffer:
         if b.memory.id not in offsets or arena is None:
             return b
-        return replace(b, memory=arena, offset=b.offset + offsets[b.memory.id])
+        return Buffer(b.device, arena, b.offset + offsets[b.memory.id], b.nbytes, b.dtype, b.shape, b.row_bytes)
 
     if isinstance(step, Dispatch):
         indirect = real(step.indirect) if step.indirect is not None else None
-        return replace(step, buffers={n: real(b) for n, b in step.buffers.items()}, indirect=indirect)
+        s, buffers = step, {n: real(b) for n, b in step.buffers.items()}
+        return Dispatch(s.contract, s.variant, s.spec, buffers, s.left_out, s.push, s.grid, s.bytes, s.flops, indirect)
     if isinstance(step, Copy):
         return replace(step, source=real(step.source), target=real(step.target))
     return replace(step, target=real(step.target))

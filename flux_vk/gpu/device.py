@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import numpy.typing as npt
 
 from ..errors import ArgumentError, OutOfDeviceMemory, VulkanError
 from ..settings import settings
-from . import cache, kernels, native
+from . import cache, native
 from .buffer import NUMPY_TYPES, Buffer, Memory, bytes_of, dtype_of
+from .pipelines import Pipelines
 from .selection import family_of, select_device
 
 log = logging.getLogger("flux_vk.gpu")
@@ -65,6 +67,11 @@ class BaseDevice(ABC):
     def max_range(self) -> int:
         """Bytes that one binding may span."""
         return int(self.limits["max_storage_buffer_range"])
+
+    @cached_property
+    def templates(self) -> dict[Any, Any]:
+        """What arguments.py remembers of kernel calls that differ only in where their buffers lie."""
+        return {}
 
     @property
     @abstractmethod
@@ -139,7 +146,7 @@ class Device(BaseDevice):
         self._cache_size = len(known)
         self.native = _open(self.info, known)
         self._lock = threading.RLock()
-        self._pipelines: dict[tuple[Any, ...], Any] = {}
+        self.pipelines = Pipelines()
         self._live: weakref.WeakSet[Memory] = weakref.WeakSet()
         self._slabs: dict[str, tuple[weakref.ref[Memory], int]] = {}
         self._staging: Memory | None = None
@@ -275,50 +282,24 @@ class Device(BaseDevice):
     ) -> Buffer:
         """Upload GGUF blocks of `shape` (rows, row length) in the device layout.
 
-        into: rows of a `weight_room` to fill; default: memory of its own. Goes a few MB at a time, straight into device
-        memory where the host sees it.
+        into: rows of a `weight_room` to fill; default: memory of its own.
         """
-        from ..formats import layout
+        from ..formats import blocks
+        from . import upload
 
+        blocks.check_raw(raw, dtype, shape)
         buffer = into if into is not None else self.weight_room(dtype, shape)
         if (buffer.dtype, buffer.shape) != (dtype, shape):
             raise ArgumentError(f"weight: {dtype}{list(shape)} does not go into {buffer}")
-        (n, k), stride = shape, buffer.row_bytes
-        host = buffer.memory.host
-        if host is not None:
-            layout.pack_into(raw, dtype, shape, host[buffer.offset : buffer.end].reshape(n, stride))
-            return buffer
-        source = raw.reshape(n, -1)
-        step = max(1, STAGING // stride)
-        with self._lock:
-            for first in range(0, n, step):
-                count = min(step, n - first)
-                target = self._staging_view()[: count * stride].reshape(count, stride)
-                layout.pack_into(source[first : first + count].reshape(-1), dtype, (count, k), target)
-                self._flush_staging(buffer, first * stride, count * stride)
+        flat = np.ascontiguousarray(raw).reshape(-1)
+        upload.fill(self, [upload.Piece(rows, write) for rows, write, _, _ in upload.weight_pieces(buffer, flat)])
         return buffer
 
     # -- pipelines ------------------------------------------------------------------------------------------------
 
     def pipeline(self, kernel: str, variant: str, spec: tuple[int, ...]) -> Any:
         """The native pipeline of one kernel variant with these specialization constants; made once."""
-        c = kernels.contract(kernel)
-        code = kernels.spirv(kernel, variant)
-        # The code is part of the key, because kernels.use_folder may put another in its place.
-        key = (kernel, variant, spec, code, len(c.bindings), c.push_bytes)
-        with self._lock:
-            found = self._pipelines.get(key)
-        if found is None:
-            name = f"{kernel}--{variant}"
-            try:
-                texel = c.texel_mask(c.variant(variant).shader)
-                made = self.native.pipeline(name, code, len(c.bindings), c.push_bytes, list(spec), 0, texel)
-            except VulkanError as error:
-                constants = ", ".join(f"{s.name}={v}" for s, v in zip(c.spec, spec, strict=True)) or "no constants"
-                raise type(error)(f"{self.name} does not compile {name} ({constants}): {error}", error.result) from None
-            with self._lock:
-                found = self._pipelines.setdefault(key, made)
-        return found
+        return self.pipelines.get(self, kernel, variant, spec)
 
     def save_pipeline_cache(self) -> None:
         """Write the pipeline cache to disk where it has grown (also done at exit)."""

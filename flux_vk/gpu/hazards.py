@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Access:
+class Access(NamedTuple):
     """One range of one memory, read or written by a step of a chain."""
 
     memory: int

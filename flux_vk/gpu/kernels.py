@@ -128,13 +128,26 @@ def choose(c: Contract, dtypes: Mapping[str, str], features: Iterable[str], fami
     Among those that fit, one that prefers the device's family ("cpu" or "gpu") comes first, then one without any.
     Raises ArgumentError naming the dtypes, or the features that are missing.
     """
+    have = frozenset(features)
+    key = (id(c), *sorted(dtypes.items()), have, family)
+    known = _chosen.get(key)
+    if known is None:
+        if len(_chosen) >= 1024:
+            _chosen.clear()
+        known = _chosen[key] = (c, _choose(c, dtypes, have, family))
+    return known[1]
+
+
+_chosen: dict[tuple[object, ...], tuple[Contract, Variant]] = {}  # with the contract, so that no other takes its id
+
+
+def _choose(c: Contract, dtypes: Mapping[str, str], have: frozenset[str], family: str) -> Variant:
     left_out = {b.name for b in c.bindings if b.optional and b.name not in dtypes}
     typed = [v for v in c.variants if all(dtypes.get(b) == t or b in left_out for b, t in v.types.items())]
     if not typed:
         got = ", ".join(f"{b.name} {dtypes[b.name]}" for b in c.bindings if b.type == "*" and b.name in dtypes)
         offers = "; ".join(sorted({", ".join(f"{b} {t}" for b, t in v.types.items()) for v in c.variants}))
         raise ArgumentError(f"kernel {c.name} has no variant for {got}; it has {offers}")
-    have = set(features)
     able = [v for v in typed if have.issuperset(v.requires)]
     if not able:
         missing = sorted(set(typed[0].requires) - have)

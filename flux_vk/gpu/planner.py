@@ -5,6 +5,7 @@ Not for: buffers that outlive a chain.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,17 +25,18 @@ def plan(lifetimes: Sequence[Lifetime], alignment: int) -> tuple[dict[int, int],
 
     Largest first, each at the lowest place that is free for its whole life.
     """
-    placed: list[tuple[int, int, Lifetime]] = []
+    placed: list[tuple[int, int, int, Lifetime]] = []  # by where they start
     offsets: dict[int, int] = {}
     for item in sorted(lifetimes, key=lambda s: (-s.nbytes, s.first, s.id)):
         need = -(-max(item.nbytes, 1) // alignment) * alignment
         at = 0
-        for start, stop, other in sorted(placed, key=lambda p: p[0]):
-            if other.last < item.first or item.last < other.first:
+        first, last = item.first, item.last
+        for start, stop, _, other in placed:
+            if other.last < first or last < other.first:
                 continue
             if at + need <= start:
                 break
             at = max(at, stop)
         offsets[item.id] = at
-        placed.append((at, at + need, item))
-    return offsets, max((stop for _, stop, _ in placed), default=0)
+        bisect.insort(placed, (at, at + need, len(placed), item))  # the number orders what would tie
+    return offsets, max((stop for _, stop, _, _ in placed), default=0)

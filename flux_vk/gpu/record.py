@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import DeviceLost, WaitTimeout
 from ..settings import settings
+from .pipelines import keys_of, make_all
 from .steps import Copy, Dispatch, Fill
 
 if TYPE_CHECKING:
     from .chain import Chain, Planned
+    from .device import Device
 
 
 class Recorded:
@@ -31,6 +33,8 @@ class Recorded:
         self.planned = planned
         self.submits = 0
         self._markers = chain.device.host((1,), "u32") if settings().markers else None
+        if hasattr(self.device, "pipelines"):
+            make_all(cast("Device", self.device), keys_of(planned.steps))
         self._natives = [self._record(queue, timestamps) for _ in range(max(1, copies))]
         self._running: list[Any] = []
         self._lock = threading.RLock()

@@ -1,14 +1,21 @@
-"""A model's weights on a device: checked against the architecture, packed and uploaded tensor by tensor.
+"""A model's weights on a device: checked against the architecture, then packed and uploaded piece by piece.
 
 Not for: which tensors there must be (tensors.py and the architectures' files).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import bisect
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
+import numpy.typing as npt
+
+from flux_vk.gpu.upload import Piece, fill, weight_pieces
 from flux_vk.models.rope import rope_tables
 from flux_vk.models.tensors import check_tensors, read_floats
 
@@ -20,7 +27,11 @@ if TYPE_CHECKING:
 # Tensors of a layer that read the same rows: laid behind each other where their types agree, for one matmul.
 JOINED = (("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up"))
 
+READ_AHEAD = 64 << 20
+"""Bytes of the file that the system is asked for before they are wanted."""
+
 Progress = Callable[[int, int], None]
+U8Array = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -37,8 +48,11 @@ class Weights(Mapping[str, "Buffer"]):
     `output.weight` of a tied model is the buffer of `token_embd.weight`.
     """
 
-    def __init__(self, buffers: dict[str, Buffer], ropes: list[DeviceRope], context: int) -> None:
+    def __init__(
+        self, buffers: dict[str, Buffer], ropes: list[DeviceRope], context: int, names: Sequence[str] = ()
+    ) -> None:
         self._buffers = buffers
+        self.names = tuple(names)  # the tensors of the file that they are filled from
         self.ropes = ropes
         self.context = context
 
@@ -62,35 +76,95 @@ class Weights(Mapping[str, "Buffer"]):
 def load_weights(
     dev: Device, f: GGUFFile, cfg: ModelConfig, progress: Progress | None = None, context: int | None = None
 ) -> Weights:
-    """Uploads all tensors; matrices in the device layout of their block type, norms and biases as f32.
+    """Room for all tensors, filled: `prepare_weights` and `fill_weights` in one."""
+    weights = prepare_weights(dev, f, cfg, context)
+    fill_weights(weights, f, progress)
+    return weights
+
+
+def prepare_weights(dev: Device, f: GGUFFile, cfg: ModelConfig, context: int | None = None) -> Weights:
+    """Device memory for all tensors, not filled yet; matrices in the device layout of their type, the others as f32.
 
     `context` is the session's context in tokens (None: the model's own): LongRoPE chooses its factors by it.
-    `progress` gets (bytes done, bytes in all) of the file after each tensor. Pages of the file are given back
-    as it goes. Raises ModelError (names, shapes, types; before anything is uploaded) and OutOfDeviceMemory.
+    Raises ModelError (names, shapes, types; before anything is allocated) and OutOfDeviceMemory.
     """
     specs = check_tensors(f, cfg)
     tables = rope_tables(f, cfg, context or cfg.context_length)
-    total = sum(f.tensors[spec.name].nbytes for spec in specs)
-    done = 0
-    buffers: dict[str, Buffer] = joint_rooms(dev, f, cfg.n_layers)
+    buffers = joint_rooms(dev, f, cfg.n_layers)
     for spec in specs:
-        info = f.tensors[spec.name]
-        room = buffers.get(spec.name)
+        if spec.name in buffers:
+            continue
         if len(spec.shape) == 2:
-            shape = (spec.shape[0], spec.shape[1])
-            buffers[spec.name] = dev.weight(f.raw(spec.name), info.type, shape, into=room)
-        elif room is not None:
-            room.write(read_floats(f, spec.name))
+            buffers[spec.name] = dev.weight_room(f.tensors[spec.name].type, (spec.shape[0], spec.shape[1]))
         else:
-            buffers[spec.name] = dev.array(read_floats(f, spec.name))
-        f.release(spec.name)
-        done += info.nbytes
-        if progress is not None:
-            progress(done, total)
+            buffers[spec.name] = dev.empty(f.tensors[spec.name].shape, "f32")
+    names = [spec.name for spec in specs]
     if cfg.tied:
         buffers["output.weight"] = buffers["token_embd.weight"]
     ropes = [DeviceRope(dev.array(table.turns), table.mscale) for table in tables]
-    return Weights(buffers, ropes, context or cfg.context_length)
+    return Weights(buffers, ropes, context or cfg.context_length, names)
+
+
+def fill_weights(weights: Weights, f: GGUFFile, progress: Progress | None = None) -> None:
+    """Upload all tensors, several threads at once, in the file's order.
+
+    `progress` gets (bytes done, bytes in all) of the file, in this thread. The system is asked to read ahead, and pages
+    of the file are given back as they are used. Raises what goes wrong in any of the threads, when all have ended.
+    """
+    names = sorted(weights.names, key=lambda name: (f.tensors[name].part, f.tensors[name].offset))
+    cuts = [cut for name in names for cut in _cut(f, name, weights[name])]
+    ahead = _read_ahead(f, cuts)
+    pieces = [
+        Piece(c.target, c.write, c.stop - c.start, ahead(i), partial(f.release, c.name, c.start, c.stop))
+        for i, c in enumerate(cuts)
+    ]
+    total, done = sum(piece.nbytes for piece in pieces), 0
+
+    def tell(piece: Piece) -> None:
+        nonlocal done
+        done += piece.nbytes
+        if progress is not None:
+            progress(done, total)
+
+    if pieces:
+        fill(cast("Device", weights[names[0]].device), pieces, tell)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Bytes start..stop of a tensor in the file, and where they go."""
+
+    name: str
+    target: Buffer
+    write: Callable[[U8Array], None]
+    start: int
+    stop: int
+
+
+def _cut(f: GGUFFile, name: str, buffer: Buffer) -> Iterator[_Cut]:
+    if buffer.row_bytes:
+        for target, write, start, stop in weight_pieces(buffer, f.raw(name)):
+            yield _Cut(name, target, write, start, stop)
+    else:
+
+        def write_floats(view: U8Array) -> None:
+            view[...] = read_floats(f, name).reshape(-1).view(np.uint8)
+
+        yield _Cut(name, buffer, write_floats, 0, f.tensors[name].nbytes)
+
+
+def _read_ahead(f: GGUFFile, cuts: list[_Cut]) -> Callable[[int], Callable[[], None]]:
+    """For each cut the call that asks for what lies READ_AHEAD bytes behind it; the first asks for all up to there."""
+    ends = list(itertools.accumulate(c.stop - c.start for c in cuts))
+
+    def reach(i: int) -> int:
+        return bisect.bisect_left(ends, ends[i] + READ_AHEAD)
+
+    def ask(first: int, last: int) -> None:
+        for cut in cuts[first : last + 1]:
+            f.prefetch(cut.name, cut.start, cut.stop)
+
+    return lambda i: partial(ask, reach(i - 1) + 1 if i else 0, reach(i))
 
 
 def joint_rooms(dev: Device, f: GGUFFile, n_layers: int) -> dict[str, Buffer]:

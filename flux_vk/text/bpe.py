@@ -5,9 +5,6 @@ Not for: special tokens (tokenizer.py cuts them out first).
 
 from __future__ import annotations
 
-from tokenizers import Regex, models, pre_tokenizers
-from tokenizers import Tokenizer as _Library
-
 from flux_vk.errors import TokenizerError
 from flux_vk.text.pretokenizers import IGNORE_MERGES, patterns
 from flux_vk.text.vocab import TokenType, Vocab
@@ -50,6 +47,9 @@ class BytePairEncoder:
 
     def __init__(self, vocab: Vocab, file: str) -> None:
         """Raises TokenizerError for an unknown `tokenizer.ggml.pre` or merges that the library refuses."""
+        from tokenizers import Regex, models, pre_tokenizers  # only vocabularies of this kind pay for it
+        from tokenizers import Tokenizer as Library
+
         cuts = patterns(vocab.pre, file)
         words = {token: i for i, token in enumerate(vocab.tokens)}
         # Special tokens are not text: only their own ids, cut out beforehand, may stand for them.
@@ -69,7 +69,7 @@ class BytePairEncoder:
                 raise TokenizerError(
                     f"{file}: key 'tokenizer.ggml.merges': {error}; convert the model again"
                 ) from error
-        self._library = _Library(model)
+        self._library = Library(model)
         self._library.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 *(pre_tokenizers.Split(Regex(cut), "isolated") for cut in cuts),

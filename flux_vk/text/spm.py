@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import struct
 
-import sentencepiece
-
 from flux_vk.errors import TokenizerError
 from flux_vk.text.vocab import BYTE_TOKEN, TokenType, Vocab
 
@@ -88,6 +86,8 @@ class SentencePieceEncoder:
 
     def __init__(self, vocab: Vocab, file: str) -> None:
         """Raises TokenizerError if the library refuses the vocabulary."""
+        import sentencepiece  # only vocabularies of this kind pay for it
+
         self._unknown = len(vocab.tokens)
         self._unk_id = vocab.unk_id
         try:

@@ -15,9 +15,9 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from flux_vk.errors import TokenizerError
 from flux_vk.text.budget import Refused, TooMuch
 from flux_vk.text.sandbox import Environment
-from flux_vk.text.vocab import PREFIX, HasMetadata, file_name
+from flux_vk.text.vocab import CHAT_TEMPLATE, PREFIX, HasMetadata, file_name
 
-KEY = "tokenizer.chat_template"
+KEY = CHAT_TEMPLATE
 MAX_TEMPLATE = 128 << 10
 MAX_OUTPUT = 4 << 20
 SECONDS = 2.0

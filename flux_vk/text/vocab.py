@@ -17,6 +17,7 @@ import numpy.typing as npt
 from flux_vk.errors import TokenizerError
 
 PREFIX = "tokenizer.ggml."
+CHAT_TEMPLATE = "tokenizer.chat_template"
 MAX_TOKENS = 1 << 21
 """No published vocabulary has more than about 260,000 tokens."""
 

@@ -134,7 +134,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_loaded(
         raise AssertionError("nothing may be loaded")
 
     free_bytes(monkeypatch, small, 1_000_000)
-    monkeypatch.setattr(model_module, "load_weights", never)
+    monkeypatch.setattr(model_module, "prepare_weights", never)
     with pytest.raises(OutOfDeviceMemory) as caught:
         fx.load(demo_model, device=small)
     text = str(caught.value)

@@ -31,7 +31,7 @@ def test_decode_and_prefill(
     tokens, rows = decoded(runner, ids, 8)
     np.testing.assert_array_equal(prefilled(runner, [*ids, *tokens], length + 8)[length:], rows)
     assert not runner.buffers.counters.numpy().any()
-    assert "attention" in (plan := runner.decode_chain(0).explain()) and "grid indirect" in plan
+    assert "attention" in (plan := runner.decode_chain(long=True).explain()) and "grid indirect" in plan
     runner.close()
 
 
@@ -40,5 +40,5 @@ def test_a_context_of_one_chunk_is_not_shared(device: Device, reference_dir: Pat
         config = read_config(file)
         weights = load_weights(device, file, config, context=256)
     runner = Runner(device, config, weights, Limits(256, 256, 1, "f16", 64, False))
-    assert "indirect" not in runner.decode_chain(0).explain()
+    assert "indirect" not in runner.decode_chain(long=True).explain()
     runner.close()

@@ -19,7 +19,10 @@ KERNEL_TESTS = sorted(
     for path in (HERE.parent / folder).glob("test_*.py")
     if "pytest.mark.kernel" in path.read_text(encoding="utf-8")
 )
-RECORDING_TESTS = [f"tests/gpu/test_{name}.py" for name in ("buffer", "device", "record", "profile", "random_chains")]
+RECORDING_TESTS = [
+    f"tests/gpu/test_{name}.py"
+    for name in ("buffer", "device", "pipelines", "profile", "random_chains", "record", "upload")
+]
 REPORTED = {
     "RAW": "SYNC-HAZARD-READ-AFTER-WRITE",
     "WAR": "SYNC-HAZARD-WRITE-AFTER-READ",
