@@ -9,7 +9,7 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Sequence as Seq
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Batch:
         self.runner = runner
         self.group = group
         self.sequences: tuple[Sequence, ...] = ()
-        self._key: tuple[object, ...] = ()
+        self._key: tuple[Any, ...] = ()
         # Weak: what a batch is still waiting for does not keep the memory of a model that was closed.
         self._flying: deque[tuple[weakref.ref[Recorded], int]] = deque()
 
@@ -74,7 +74,7 @@ class Batch:
                 position = len(sequence.cached) + ahead
                 runner.reach(sequence, position)
                 furthest = max(furthest, position)
-            step = runner.recorded((*self._key, furthest >= runner.long_from))
+            step = runner.recorded((*self._key, runner.is_long(self._key[1], furthest)))
             self._flying.append((weakref.ref(step), step.submit()))
 
     def finish(self) -> None:

@@ -6,6 +6,7 @@ Not for: text, stop rules, timings (loop.py, stream.py). One step is prepared an
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from ..gpu import Chain, Device, Profile, Recorded
 from ..gpu.pipelines import Key, first_steps, make_all, warm
 from ..gpu.steps import Dispatch, Step
 from ..models import ModelConfig, Weights, build_step
-from ..models.step import CHUNK_PAGES
+from ..models.step import CHUNK_PAGES, attention_blocks
 from ..settings import settings
 from .background import Background
 from .batch import PADDING, Batch, size_for
@@ -53,8 +54,6 @@ class Runner:
         self.limits = limits
         self.lock = threading.RLock()
         self.depth = settings().steps_ahead or (1 if device.kind == "cpu" else 2)  # decode steps in flight
-        # Position from which on a decode step takes the chain made for long contexts.
-        self.long_from = CHUNK_PAGES[device.family] * PAGE_SIZE
         self.pool = PagePool(pages_for(limits.kv_tokens))
         entries = pages_for(limits.context)
         sinks = min(limits.sinks, max(entries - 2, 0)) if limits.context_shift else 0
@@ -98,8 +97,8 @@ class Runner:
         """A chain for the next tokens of the `rows` slots whose numbers stand in a group's buffer.
 
         Tokens and positions are read from the device and advanced there; rows whose number is no slot are left out.
-        long: for contexts from `long_from` on, whose chunks workgroups share, as many as there are when the step runs.
-        Short contexts have one chunk, and attention may be part of another kernel. context: tokens, for a profile only.
+        long: workgroups share the chunks of a context, as many as there are when the step runs (`is_long`); otherwise
+        attention may be part of another kernel. The bits are the same. context: tokens, for a profile only.
         """
         b = self.buffers
         chain = Chain(self.device, b.arena, name="decode step" if rows == 1 else f"decode of {rows}")
@@ -154,6 +153,13 @@ class Runner:
         except ArgumentError as error:
             log.debug("kernels of prefill are made when they are used: %s", error)
             return []
+
+    def is_long(self, rows: int, position: int) -> bool:
+        """Whether a decode step of these rows, the furthest at this position, takes the chain whose workgroups share
+        chunks of the context: from the second chunk on, but on a CPU only where cores are idle otherwise."""
+        family = self.device.family
+        idle = family != "cpu" or rows * attention_blocks(self.config) < (os.cpu_count() or 1)
+        return idle and position >= CHUNK_PAGES[family] * PAGE_SIZE
 
     def recorded(self, key: tuple[Any, ...]) -> Recorded:
         """The chain ("decode" or "prefill", arguments of its method), recorded when it is first asked for."""
@@ -303,7 +309,7 @@ class Runner:
             batch = self.open_batch()
             batch.compose([sequence])
             try:
-                long = sequence.length >= self.long_from
+                long = self.is_long(1, sequence.length)
                 return self.decode_chain(1, batch.group, long=long, context=sequence.length + 1).profile(repeat)
             finally:
                 batch.close()
