@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import DeviceLost, WaitTimeout
@@ -17,6 +18,22 @@ from .steps import Copy, Dispatch, Fill
 if TYPE_CHECKING:
     from .chain import Chain, Planned
     from .device import Device
+
+
+@dataclass
+class Counts:
+    """What was recorded and submitted on a device so far; differences of it say what something took."""
+
+    recordings: int = 0
+    submits: int = 0
+    dispatches: int = 0
+    barriers: int = 0
+
+    def __sub__(self, earlier: Counts) -> Counts:
+        return Counts(
+            self.recordings - earlier.recordings, self.submits - earlier.submits,
+            self.dispatches - earlier.dispatches, self.barriers - earlier.barriers,
+        )  # fmt: skip
 
 
 class Recorded:
@@ -35,6 +52,7 @@ class Recorded:
         self._markers = chain.device.host((1,), "u32") if settings().markers else None
         if hasattr(self.device, "pipelines"):
             make_all(cast("Device", self.device), keys_of(planned.steps))
+        self._dispatches = sum(isinstance(step, Dispatch) for step in planned.steps)
         self._natives = [self._record(queue, timestamps) for _ in range(max(1, copies))]
         self._running: list[Any] = []
         self._lock = threading.RLock()
@@ -64,6 +82,7 @@ class Recorded:
             if timestamps:
                 native.timestamp(i + 1)
         native.end()
+        device.counts.recordings += 1
         return native
 
     def _dispatch(self, native: Any, step: Dispatch) -> None:
@@ -90,8 +109,16 @@ class Recorded:
             except DeviceLost as error:
                 raise self._lost(error) from None
             self.submits += 1
+            self._count()
             self._running.append(native)
             return self.submits
+
+    def _count(self) -> None:
+        device: Any = self.device
+        counts = device.counts
+        counts.submits += 1
+        counts.dispatches += self._dispatches
+        counts.barriers += len(self.planned.barriers)
 
     def poll(self) -> bool:
         """True when nothing of this recording is running."""
