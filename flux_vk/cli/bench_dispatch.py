@@ -9,15 +9,14 @@ import argparse
 import statistics
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from flux_vk.cli import bench_report
+from flux_vk.cli.bench_kernels import fenced
 from flux_vk.cli.bench_yardsticks import timed
 from flux_vk.cli.tables import Cell
 from flux_vk.gpu import Chain, Device, Recorded
-from flux_vk.gpu.hazards import Barrier
 
 WIDTH = 64
 """Elements of one dispatch: a single small workgroup."""
@@ -60,7 +59,7 @@ class Timings:
 def main(args: argparse.Namespace) -> int:
     """`bench dispatch`."""
     device = Device(args.device)
-    rows = run(device, args.count, args.repeat, bench_report.progress())
+    rows = run(device, args.count, args.repeat, bench_report.progress(), args.seed)
     facts = {"device": device.name, "driver": device.info["driver"]}
     lengths = ", ".join(str(n) for n in lengths_of(args.count))
     note = NOTE.format(repeat=args.repeat, width=WIDTH, lengths=lengths)
@@ -73,25 +72,28 @@ def lengths_of(count: int) -> list[int]:
     return sorted({max(1, count * part // 10) for part in (1, 4, 7, 10)})
 
 
-def run(device: Device, count: int, repeat: int, progress: bench_report.Tell) -> list[list[Cell]]:
-    """The table's rows for chains of up to `count` dispatches."""
+def run(
+    device: Device, count: int, repeat: int, progress: bench_report.Tell, seed: int = 0
+) -> list[list[Cell]]:
+    """The table's rows for chains of up to `count` dispatches. The order within a round is random."""
     progress("recording")
     lengths = lengths_of(count)
     dependent = Timings("dependent", {n: _dependent(device, n).record() for n in lengths})
     free = {n: _independent(device, n) for n in lengths}
     independent = Timings("independent", {n: chain.record() for n, chain in free.items()})
-    fenced = Timings("fenced", {n: _fenced(chain) for n, chain in free.items()})
+    held = Timings("held apart", {n: _fenced(chain) for n, chain in free.items()})
     empty = Timings("empty", {0: Chain(device, name="empty").record()})
-    every = (dependent, independent, fenced, empty)
+    every = (dependent, independent, held, empty)
     for kind in every:
         for step in kind.steps.values():
             timed(step)
+    rng = np.random.default_rng(seed)
     apart: list[float] = []
     recording: list[float] = []
     for i in range(repeat):
         progress(f"sample {i + 1} of {repeat}")
-        for kind in every:
-            kind.sample()
+        for kind in rng.permutation(len(every)):
+            every[kind].sample()
         apart.append(_call(empty.steps[0]))
         started = time.perf_counter()
         again = _dependent(device, count).record()
@@ -105,8 +107,8 @@ def run(device: Device, count: int, repeat: int, progress: bench_report.Tell) ->
         _line("each dependent dispatch", dependent.slope(), dependent.spread(n), n, n - 1, "slope; barrier included"),
         _whole(f"chain of {n}, independent", independent, n),
         _line("each independent dispatch", independent.slope(), independent.spread(n), n, 0, "slope; no barrier"),
-        _whole(f"chain of {n}, independent, barriers all the same", fenced, n),
-        _line("a barrier", fenced.slope() - independent.slope(), fenced.spread(n), n, n - 1, "difference of slopes"),
+        _whole(f"chain of {n}, independent, barriers all the same", held, n),
+        _line("a barrier", held.slope() - independent.slope(), held.spread(n), n, n - 1, "difference of slopes"),
         _line("recording, each dispatch", statistics.median(recording), _spread(recording), n, n - 1,
               "building, planning and recording a chain in Python, once for many replays"),
     ]  # fmt: skip
@@ -136,28 +138,26 @@ def _call(step: Recorded) -> float:
 
 def _dependent(device: Device, n: int) -> Chain:
     """Each dispatch reads what the one before wrote."""
-    chain = Chain(device, name=f"{n} dependent")
-    a, b, one = device.zeros((1, WIDTH)), device.zeros((1, WIDTH)), device.zeros((1, WIDTH))
-    for _ in range(n):
-        chain.add(a=a, b=one, y=b)
-        a, b = b, a
-    return chain
+    return _adds(Chain(device, name=f"{n} dependent"), n, 1)
 
 
 def _independent(device: Device, n: int) -> Chain:
     """Each dispatch writes memory of its own; they all read the same."""
-    chain = Chain(device, name=f"{n} independent")
+    return _adds(Chain(device, name=f"{n} independent"), n, 0)
+
+
+def _adds(chain: Chain, n: int, ahead: int) -> Chain:
+    """n additions into rows 1 to n of one buffer: row i from row i - 1 (ahead 1) or from row 0 (ahead 0)."""
+    device = chain.device
+    width = max(WIDTH, device.alignment // 4)
+    flat = device.zeros((n + 1, width))
+    rows = [replace(flat.rows(i, i + 1), nbytes=4 * WIDTH, shape=(1, WIDTH)) for i in range(n + 1)]
     one = device.zeros((1, WIDTH))
-    row = max(WIDTH, device.alignment // 4)
-    out: Any = device.zeros((n, row))
     for i in range(n):
-        target = out.rows(i, i + 1).reshape(row)
-        chain.add(a=one, b=one, y=replace(target, nbytes=4 * WIDTH, shape=(1, WIDTH)))
+        chain.add(a=rows[i * ahead], b=one, y=rows[i + 1])
     return chain
 
 
 def _fenced(chain: Chain) -> Recorded:
     """The same chain with a barrier in front of every dispatch but the first."""
-    planned = chain.plan()
-    barriers = {i: Barrier(i, "WAW", i - 1, "y", "y") for i in range(1, len(planned.steps))}
-    return Recorded(chain, replace(planned, barriers=barriers))
+    return Recorded(chain, fenced(chain))

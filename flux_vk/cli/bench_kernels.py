@@ -9,7 +9,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from flux_vk.cli.tables import Cell
 from flux_vk.errors import ArgumentError, ContractError, FluxError, InputError
 from flux_vk.formats.blocks import runnable
 from flux_vk.gpu import Buffer, Chain, Device, Recorded
+from flux_vk.gpu.chain import Planned
+from flux_vk.gpu.hazards import Barrier
 from flux_vk.gpu.steps import Dispatch
 
 SUBMIT_SECONDS = 0.02
@@ -168,7 +170,7 @@ def measure(
     chain = Chain(device, name=case.kernel)
     for i in range(replays):
         prepared.append(chain, sets[i % len(sets)])
-    step = Recorded(chain, chain.plan(), timestamps=stamps)
+    step = Recorded(chain, fenced(chain), timestamps="ends" if stamps else False)
     timed(step)
     yardsticks.sample()
     walls, ticks = [], []
@@ -188,6 +190,12 @@ def measure(
         yardsticks.copy.rate(yardsticks.copy.samples[before[0] :]),
         yardsticks.fma.rate(yardsticks.fma.samples[before[1] :]), error, replays, len(sets),
     )  # fmt: skip
+
+
+def fenced(chain: Chain) -> Planned:
+    """The chain with a barrier between any two steps, so that replays over different memory do not overlap."""
+    planned = chain.plan()
+    return replace(planned, barriers={i: Barrier(i, "WAW", i - 1, "", "") for i in range(1, len(planned.steps))})
 
 
 def variant_of(chain: Chain, kernel: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..errors import DeviceLost, WaitTimeout
 from ..settings import settings
@@ -40,10 +40,17 @@ class Recorded:
     """A chain in `copies` command buffers. `submit()` starts the next one; `wait()` waits for all that are running.
 
     May be used from several threads; a waiting thread holds this recording, not the others of the device.
+    timestamps: True: around every step, with a barrier after each; "ends": only in front of the first and behind the
+    last, which leaves the steps as they are.
     """
 
     def __init__(
-        self, chain: Chain, planned: Planned, copies: int = 1, queue: int = 0, timestamps: bool = False
+        self,
+        chain: Chain,
+        planned: Planned,
+        copies: int = 1,
+        queue: int = 0,
+        timestamps: bool | Literal["ends"] = False,
     ) -> None:
         self.name = chain.name
         self.device = chain.device
@@ -57,15 +64,16 @@ class Recorded:
         self._running: list[Any] = []
         self._lock = threading.RLock()
 
-    def _record(self, queue: int, timestamps: bool) -> Any:
+    def _record(self, queue: int, timestamps: bool | Literal["ends"]) -> Any:
         steps = self.planned.steps
         device: Any = self.device
-        native = device.native.recording(queue, len(steps) + 1 if timestamps else 0)
+        every = timestamps is True
+        native = device.native.recording(queue, len(steps) + 1 if every else 2 if timestamps else 0)
         native.barrier()  # what an earlier submit wrote is visible to the first step
         if timestamps:
             native.timestamp(0)
         for i, step in enumerate(steps):
-            if i and (i in self.planned.barriers or timestamps or self._markers):
+            if i and (i in self.planned.barriers or every or self._markers):
                 native.barrier()
             if self._markers:
                 m = self._markers
@@ -79,8 +87,10 @@ class Recorded:
             elif isinstance(step, Fill):
                 t = step.target
                 native.fill((t.memory.native, t.offset, t.nbytes), step.value)
-            if timestamps:
+            if every:
                 native.timestamp(i + 1)
+        if timestamps == "ends":
+            native.timestamp(1)
         native.end()
         device.counts.recordings += 1
         return native
