@@ -85,6 +85,22 @@ def roofline(path: Path, results: Sequence[Result], copy_rate: float, fma_rate: 
     _save(figure, path)
 
 
+def _axes(axes: Any, points: Sequence[Point]) -> None:
+    """x by powers of two, 0 included where it is there; y from 0, or by powers of ten where models differ a lot."""
+    xs = sorted({p.x for p in points})
+    if xs[0] > 0:
+        axes.set_xscale("log", base=2)
+    elif len(xs) > 1:
+        axes.set_xscale("symlog", base=2, linthresh=xs[1])
+    axes.set_xticks(xs, [f"{x:.4g}" if x < 1e4 else f"{x:.0f}" for x in xs], fontsize=7)
+    axes.minorticks_off()
+    ys = [y for p in points for y in (p.measured, p.predicted) if y > 0]
+    if ys and max(ys) > 10 * min(ys):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+
+
 def scaling(path: Path, panels: Mapping[str, Sequence[Point]], title: str) -> None:
     """One panel for each axis ("tokens in the cache", ...): measured with error bars, predicted as dashed lines."""
     kept = {name: points for name, points in panels.items() if points}
@@ -102,10 +118,7 @@ def scaling(path: Path, panels: Mapping[str, Sequence[Point]], title: str) -> No
             axes.plot(x, guess, "--", color=f"C{i % 10}", alpha=0.7, label=f"{series}, by bytes moved")
         axes.set_xlabel(name)
         axes.set_ylabel("tokens/s")
-        axes.set_xscale("symlog" if min(p.x for p in points) == 0 else "log", base=2)
-        axes.set_xticks(sorted({p.x for p in points}), [f"{p:g}" for p in sorted({p.x for p in points})], fontsize=7)
-        axes.minorticks_off()
-        axes.set_ylim(bottom=0)
+        _axes(axes, points)
         axes.grid(True, alpha=0.3)
         axes.legend(fontsize=7)
     figure.suptitle(title)
