@@ -22,7 +22,7 @@ from flux_vk.cli.tables import Cell
 from flux_vk.cli.terminal import Terminal
 from flux_vk.decode import SamplingParams
 from flux_vk.engine.model import Model, load
-from flux_vk.engine.pages import PAGE_SIZE
+from flux_vk.engine.pages import PAGE_SIZE, pages_for
 from flux_vk.errors import FluxError, InputError
 from flux_vk.gpu.record import Counts
 
@@ -130,7 +130,8 @@ def opened(path: Path, device: str | None, setup: Setup, context: int | None, kv
         )
     kv_tokens = None
     if setup.streams > 1:
-        room = (setup.context // PAGE_SIZE + 1) * PAGE_SIZE * setup.streams
+        # A page more for each than it will fill: the engine begins a stream only where those that run can still grow.
+        room = (pages_for(setup.context) + 1) * PAGE_SIZE * setup.streams
         kv_tokens = max(room, context or 0)
         context = context or min(setup.context, kv_tokens)
     elif setup.context > 4096:
@@ -244,6 +245,8 @@ def _generate(
         waiting -= lengths[index] == 0
         lengths[index] += 1
         if waiting:
+            if lengths[index] == n > 1:
+                raise Unequal(f"{name}: a stream ended before all {batch} had begun; they were not decoded together")
             continue
         if first:
             counted += 1

@@ -110,8 +110,9 @@ def _scale(commands: Commands) -> Parser:
     s.add_argument("model", nargs="*", type=Path, metavar="MODEL", help="GGUF files; default: the demo model")
     deep, wide = [0, 1024, 4096, 16384, 32768], [1, 2, 4, 8, 16, 32]
     s.add_argument(
-        "--depth", type=numbers(0), default=deep, metavar="N,N", help="with the fewest streams; default 0 to 32768"
-    )
+        "--depth", type=numbers(0), default=deep, metavar="N,N",
+        help="with the fewest streams, cut to what the model's context holds; default 0,1024,4096,16384,32768",
+    )  # fmt: skip
     s.add_argument(
         "--batch", type=numbers(1, 1024), default=wide, metavar="N,N", help="at the least depth; default 1,2,4,8,16,32"
     )

@@ -15,7 +15,9 @@ from flux_vk.cli.bench_plots import Point, scaling
 from flux_vk.cli.bench_yardsticks import Copy
 from flux_vk.cli.options import demo_model
 from flux_vk.cli.tables import Cell
+from flux_vk.formats.gguf import open_gguf
 from flux_vk.gpu import Device
+from flux_vk.models import read_config
 
 HEADER = (
     "model", "file MB", "batch", "depth", "tokens/s", "±", "ms per step", "MB per token", "GB/s", "of copy %",
@@ -61,6 +63,7 @@ def _measure(
 ) -> list[Measured]:
     """One axis after the other: depths with the fewest streams, numbers of streams at the least depth."""
     found: list[Measured] = []
+    depths = fitting(path, depths, args.tg)
     deep = Setup((), [args.tg], depths, batches[:1], args.repeat, args.seed)
     wide = Setup((), [args.tg], depths[:1], batches[1:], args.repeat, args.seed)
     for setup in (deep, wide):
@@ -69,6 +72,13 @@ def _measure(
         with bench_model.opened(path, args.device, setup, None, args.kv_type) as model:
             found += bench_model.run(model, setup, lambda line: tell(f"{path.name} {line}"))
     return found
+
+
+def fitting(path: Path, depths: list[int], generated: int) -> list[int]:
+    """The depths, those beyond the model's own context cut to the deepest that leaves room for what is generated."""
+    with open_gguf(path) as file:
+        deepest = max(0, read_config(file).context_length - generated - 1)
+    return sorted({min(depth, deepest) for depth in depths})
 
 
 def _row(name: str, size: int, m: Measured, first: Measured, copy_rate: float) -> list[Cell]:

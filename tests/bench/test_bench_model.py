@@ -98,6 +98,27 @@ def test_streams_are_timed_together(model: Model, monkeypatch: pytest.MonkeyPatc
         bench_model.run(model, setup)
 
 
+@pytest.mark.kernel
+def test_streams_that_wait_for_each_other_are_not_timed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start_many(self: Model, prompts: list[list[int]], params: Any, *, max_tokens: int) -> Iterator[Any]:
+        for i, prompt in enumerate(prompts):
+            yield from ((i, token) for token in self.start(prompt, params, max_tokens=max_tokens))
+
+    monkeypatch.setattr(Model, "start_many", start_many, raising=False)
+    with pytest.raises(bench_model.Unequal, match="not decoded together"):
+        bench_model.run(model, bench_model.Setup((), (4,), batches=(2,), repeat=1))
+
+
+@pytest.mark.kernel
+def test_room_for_all_streams(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has the pages it needs and one more."""
+    monkeypatch.setattr(Model, "start_many", lambda *_: None, raising=False)
+    setup = bench_model.Setup((), (8,), depths=(0, 100), batches=(1, 4))
+    with bench_model.opened(demo_model, None, setup, None, "f16") as m:
+        assert m.context >= setup.context == 109 and m.runner.slots.n == 4
+        assert m.runner.pool.n_pages >= 4 * 5
+
+
 def test_batches_need_an_engine_that_has_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +144,10 @@ def test_prediction_follows_bytes() -> None:
     wide = bench_model.Measured("tg4", 4, 0, (30.0,), (0.1,), Counts(), bytes=100)
     assert bench_scale.by_bytes(deep, first) == 5.0
     assert bench_scale.by_bytes(wide, first) == 40.0
+
+
+def test_depths_beyond_the_context_are_cut(demo_model: Path) -> None:
+    assert bench_scale.fitting(demo_model, [0, 64, 4096, 32768], 16) == [0, 64, 256 - 17]
 
 
 @pytest.mark.kernel
