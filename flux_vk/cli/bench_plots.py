@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from flux_vk.cli.bench_kernels import Result
 
 
+LEAST_INTENSITY = 0.01
+"""Kernels with fewer operations per byte only move data: they are in the table, not in the roofline."""
+
+
 @dataclass(frozen=True)
 class Point:
     """One measurement of a scaling plot; `predicted` is what the bytes moved let expect."""
@@ -58,7 +62,7 @@ def roofline(path: Path, results: Sequence[Result], copy_rate: float, fma_rate: 
     import numpy as np
 
     figure, (axes,) = _figure()
-    shown = [r for r in results if r.flops > 0 and r.bytes > 0 and r.kernel != "fma_peak"]
+    shown = [r for r in results if r.bytes > 0 and r.intensity >= LEAST_INTENSITY and r.kernel != "fma_peak"]
     xs = [r.intensity for r in shown] or [1.0]
     knee = fma_rate / copy_rate
     x = np.geomspace(min([*xs, knee]) / 3, max([*xs, knee]) * 3, 256)
