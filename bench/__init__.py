@@ -1,1 +1,1 @@
-"""Tools for measuring: model files with random weights, a comparison with llama.cpp. Not in the package."""
+"""Tools for measuring: model files with random weights. Not in the package."""

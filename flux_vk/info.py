@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from flux_vk import __version__
 from flux_vk.cli.common import Parser, guarded, text, whole
@@ -29,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 done, 1 no usable device, 2 a broken file or an unknown device",
     )
     p.add_argument("file", nargs="?", type=text("a GGUF file"), metavar="FILE", help="a GGUF file")
+    p.add_argument("--verbose", action="store_true", help="with every kernel shape that `bench tune` has chosen here")
     p.add_argument("--json", action="store_true", help="one JSON object")
     p.add_argument("--device", type=text("an index or part of a name"), help="index or part of a name")
     p.add_argument("-c", "--context", type=whole(1), metavar="N", help="context for the memory needed by FILE")
@@ -45,12 +48,14 @@ def run(args: argparse.Namespace) -> int:
 
     setup_logging("debug" if args.debug else None)
     terminal = Terminal()
+    shown: Callable[[dict[str, Any]], str]
     if args.file is not None:
         found = info_file.collect(Path(args.file), args.device, args.context, args.kv_type)
-        code, shown = 0, info_file.as_text
+        code = 0
+        shown = info_file.as_text
     else:
         found = info_device.collect(args.device, __version__)
-        code, shown = (1 if found["error"] else 0), info_device.as_text
+        code, shown = (1 if found["error"] else 0), partial(info_device.as_text, verbose=args.verbose)
     terminal.write((json.dumps(found, indent=2) if args.json else shown(found)) + "\n")
     return code
 

@@ -31,7 +31,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "cli": ("gpu", "formats", "text", "models", "flux", "decode", "engine", "serve", "train"),
 }
 # Imported late by what only benchmarks and tests use, which says what to install where it is missing.
-OPTIONAL = {"flux_vk/bench.py": {"gguf"}, "flux_vk/models/reference.py": {"gguf"}}
+OPTIONAL = {
+    "flux_vk/models/reference.py": {"gguf"},
+    "flux_vk/cli/bench_plots.py": {"matplotlib"},
+    "flux_vk/cli/peer_worker.py": {"xllamacpp", "llama_cpp"},
+}
 
 
 def python_files(*folders: str) -> list[Path]:

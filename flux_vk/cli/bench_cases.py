@@ -1,6 +1,7 @@
 """The kernels at the sizes of real models: inputs, what should come out, bytes and operations. Not for: timing.
 
-A kernel without a case here is measured as part of another (UNCASED says which).
+More of them are in the modules of kernel_cases/, each with a function `cases` like the one here: that is where a new
+kernel gets its case. Every contract has one (a test says which are missing).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from flux_vk.cli import random_blocks
 from flux_vk.errors import InputError
 from flux_vk.formats import blocks, layout
-from flux_vk.gpu import Buffer, Chain, Device, expressions, kernels, ops
+from flux_vk.gpu import Buffer, Chain, Device, expressions, kernels
 from flux_vk.gpu.matmul import matmul
 from flux_vk.gpu.reference import reference
 from flux_vk.models.step import attention_shape, heads_per_workgroup
@@ -28,13 +29,6 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Buffers = Mapping[str, Buffer]
 Check = tuple[str, Callable[[Array], Array], Array]
-UNCASED = {
-    "sort_count": "sort", "prefix_scan_totals": "prefix_scan", "top_k_blocks": "top_k",
-    "sample_adjust": "bench model", "sample_commit": "bench model", "sample_mass": "bench model",
-    "sample_pick": "bench model", "sample_stats": "bench model", "sample_top": "bench model",
-}  # fmt: skip
-"""Kernels that only make sense inside another measurement."""
-
 MAX_ELEMENTS = 1 << 24
 """Cases with larger activations than this are left out."""
 PAGE = 32
@@ -58,17 +52,22 @@ class Sizes:
 SHAPES = {
     "qwen2.5-0.5b": Sizes(896, 4864, 14, 2, 64, 151_936),
     "llama-3.2-1b": Sizes(2048, 8192, 32, 8, 64, 128_256),
+    "llama-3.1-8b": Sizes(4096, 14_336, 32, 8, 128, 128_256),
     "demo": Sizes(256, 768, 8, 4, 32, 2048),
 }
 
 
 @dataclass
 class Prepared:
-    """A case on a device. `append` adds one call to a chain; `checks`: (output, the part to compare, its value)."""
+    """A case on a device. `append` adds one call to a chain.
+
+    checks: (output, the part to compare, its value), or a function that works them out when they are wanted.
+    bytes, flops: what one call moves and does, where the contract's own cost is not the whole truth.
+    """
 
     buffers: dict[str, Buffer]
     append: Callable[[Chain, Buffers], object]
-    checks: Sequence[Check]
+    checks: Sequence[Check] | Callable[[], Sequence[Check]]
     nmse: float
     bytes: float | None = None
     flops: float | None = None
@@ -84,64 +83,69 @@ class Case:
 
 
 def cases(sizes: Sizes, rows: list[int], types: list[str], context: int) -> Iterator[Case]:
-    """All cases of these row counts, weight types and (for attention) context."""
+    """All cases of these row counts, weight types and (for attention) context: those here and those of kernel_cases."""
+    from flux_vk.cli import kernel_cases
+
     for r in rows:
         yield from _activations(sizes, r)
         yield from _attention(sizes, r, context)
         for t in types:
             yield from _products(sizes, r, t)
-    n = min(sizes.vocab, MAX_ELEMENTS)
-    yield Case("top_k", f"1 x {n}, 40", partial(_top_k, n))
-    yield Case("sort", f"{n}", partial(_sort, n))
-    yield Case("prefix_scan", f"{n}", partial(_scan, n))
     for t in types:
         if sizes.dim % blocks.runnable(t).weights == 0:
             label = f"{sizes.ffn} x {sizes.dim} {t}"
             yield Case("dequantize", label, partial(_dequantize, t, (sizes.ffn, sizes.dim)))
             if any(v.types.get("y") == t for v in kernels.contract("quantize").variants):
                 yield Case("quantize", label, partial(_quantize, t, (sizes.ffn, sizes.dim)))
+    yield from kernel_cases.cases(sizes, rows, types, context)
+
+
+def missing(sizes: Sizes) -> list[str]:
+    """Kernels that have a contract and no case: empty, or a kernel was added and cannot be measured."""
+    found = {c.kernel for c in cases(sizes, [1, 64], list(blocks.RUNNABLE), 512)}
+    return sorted(set(kernels.contracts()) - found)
 
 
 def _activations(s: Sizes, r: int) -> Iterator[Case]:
     eps = {"eps": 1e-5}
     width = s.heads * s.head_dim
     for kernel in ("rms_norm", "add_rms_norm", "layer_norm"):
-        yield _plain(kernel, f"{r} x {s.dim}", {"R": r, "D": s.dim, **eps})
+        yield plain(kernel, f"{r} x {s.dim}", {"R": r, "D": s.dim, **eps})
     for kernel in ("swiglu", "geglu"):
-        yield _plain(kernel, f"{r} x {s.ffn}", {"R": r, "F": s.ffn})
-    yield _plain("add", f"{r} x {s.dim}", {"R": r, "Rb": r, "D": s.dim})
-    yield _plain("mul", f"{r} x {s.dim}, 1 row", {"R": r, "Rb": 1, "D": s.dim})
-    yield _plain("gather", f"{r} x {s.dim}", {"R": r, "M": r, "D": s.dim}, idx=lambda g: _below(g, r, (r,)))
-    yield _plain("reduce", f"{r} x {s.ffn}", {"R": r, "D": s.ffn})
-    yield _plain("softmax", f"{r} x {s.ffn}", {"R": r, "D": s.ffn})
+        yield plain(kernel, f"{r} x {s.ffn}", {"R": r, "F": s.ffn})
+    yield plain("add", f"{r} x {s.dim}", {"R": r, "Rb": r, "D": s.dim})
+    yield plain("mul", f"{r} x {s.dim}, 1 row", {"R": r, "Rb": 1, "D": s.dim})
+    yield plain("gather", f"{r} x {s.dim}", {"R": r, "M": r, "D": s.dim}, idx=lambda g: below(g, r, (r,)))
+    yield plain("reduce", f"{r} x {s.ffn}", {"R": r, "D": s.ffn})
+    yield plain("softmax", f"{r} x {s.ffn}", {"R": r, "D": s.ffn})
     strides = {"rows": r, "cols": s.dim, "x_stride": s.dim, "y_stride": s.dim, "x_offset": 0, "y_offset": 0}
-    yield _plain("copy_strided", f"{r} x {s.dim}", strides)
+    yield plain("copy_strided", f"{r} x {s.dim}", strides)
     turns = {"stride": width, "offset": 0, "heads": s.heads, "head_dim": s.head_dim, "n_rot": s.head_dim}
-    yield _plain("rope", f"{r} x {s.heads} x {s.head_dim}", {"R": r, **turns}, pos=lambda g: _below(g, 4096, (r,)))
-    slots = {"slot": lambda g: _below(g, r, (r,))}
+    yield plain("rope", f"{r} x {s.heads} x {s.head_dim}", {"R": r, **turns}, pos=lambda g: below(g, 4096, (r,)))
+    slots = {"slot": lambda g: below(g, r, (r,))}
     yield _rope_store(s, r, "f16")
-    yield _plain("fetch_rows", f"{r}", {"R": r, "S": r}, **slots)
+    yield plain("fetch_rows", f"{r}", {"R": r, "S": r}, **slots)
     yield _cast(r * s.ffn)
     if r * s.vocab <= MAX_ELEMENTS:
-        yield _plain("argmax", f"{r} x {s.vocab}", {"R": r, "D": s.vocab})
-        yield _plain("softcap", f"{r} x {s.vocab}", {"M": r, "V": s.vocab, "cap": 30.0})
+        yield plain("argmax", f"{r} x {s.vocab}", {"R": r, "D": s.vocab})
+        yield plain("softcap", f"{r} x {s.vocab}", {"M": r, "V": s.vocab, "cap": 30.0})
 
 
-def _below(rng: np.random.Generator, limit: int, shape: tuple[int, ...]) -> Array:
+def below(rng: np.random.Generator, limit: int, shape: tuple[int, ...]) -> Array:
     return rng.integers(0, limit, shape).astype(np.uint32)
 
 
-def _random(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> Array:
+def random_array(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> Array:
     if dtype in ("f32", "f16"):
         return rng.standard_normal(shape, dtype=np.float32).astype({"f32": "f4", "f16": "f2"}[dtype])
     return rng.integers(0, 1 << 32, shape, dtype=np.uint64).astype(np.uint32)
 
 
-def _plain(
+def plain(
     kernel: str, label: str, values: Mapping[str, int | float], **given: Callable[[np.random.Generator], Array]
 ) -> Case:
     """A kernel whose buffers follow from its contract: random inputs, but those `given`."""
-    return Case(kernel, label, lambda device, rng: _prepare(device, rng, kernel, values, given, {}))
+    return Case(kernel, label, lambda device, rng: prepare(device, rng, kernel, values, given, {}))
 
 
 def _rope_store(s: Sizes, r: int, kv: str) -> Case:
@@ -161,16 +165,16 @@ def _rope_store(s: Sizes, r: int, kv: str) -> Case:
         given[name] = lambda g: np.zeros(cache, {"f16": "f2", "f32": "f4"}[kv])
     types = {"kcache": kv, "vcache": kv}
     values = {**symbols, **sizes}
-    make = partial(_prepare, kernel="rope_store", values=values, given=given, types=types)
+    make = partial(prepare, kernel="rope_store", values=values, given=given, types=types)
     return Case("rope_store", f"{r} x {width} {kv}", make)
 
 
 def _cast(n: int) -> Case:
     types = {"x": "f32", "y": "f16"}
-    return Case("cast", f"{n} f32 to f16", lambda device, rng: _prepare(device, rng, "cast", {"N": n}, {}, types))
+    return Case("cast", f"{n} f32 to f16", lambda device, rng: prepare(device, rng, "cast", {"N": n}, {}, types))
 
 
-def _prepare(
+def prepare(
     device: Device,
     rng: np.random.Generator,
     kernel: str,
@@ -178,6 +182,7 @@ def _prepare(
     given: Mapping[str, Callable[[np.random.Generator], Array]],
     types: Mapping[str, str],
 ) -> Prepared:
+    """Inputs for a kernel as its contract wants them; `values`: symbols, push and specialization constants."""
     c = kernels.contract(kernel)
     env = {s.name: s.default for s in c.spec} | dict(values)
     arrays: dict[str, Array] = {}
@@ -188,23 +193,28 @@ def _prepare(
         shape = tuple(int(expressions.evaluate(e, env)) for e in b.shape)
         dtype = types.get(b.name, b.type)
         if b.reads or b.name in given:
-            arrays[b.name] = given[b.name](rng) if b.name in given else _random(rng, dtype, shape)
+            arrays[b.name] = given[b.name](rng) if b.name in given else random_array(rng, dtype, shape)
             buffers[b.name] = device.array(arrays[b.name])
         else:
             buffers[b.name] = device.filled(shape, dtype, 0xFF)
-    scalars = {k: v for k, v in values.items() if k in {p.name for p in c.push if p.value is None}}
-    expected = _expected(c, {**arrays, **scalars, "source": types.get("x"), "target": types.get("y")})
+    passed = {p.name for p in c.push if p.value is None} | {s.name for s in c.spec}
+    scalars = {k: v for k, v in values.items() if k in passed}
     written = [b.name for b in c.bindings if b.writes and not b.optional]
-    checks = [(name, _same, want) for name, want in zip(written, expected, strict=True)]
-    return Prepared(buffers, partial(_dispatch, kernel, scalars), checks, c.nmse)
+    known = {**arrays, **{k.lower(): v for k, v in scalars.items()}, "source": types.get("x"), "target": types.get("y")}
+
+    def checks() -> list[Check]:
+        return [(name, same, want) for name, want in zip(written, expected(c, known), strict=True)]
+
+    return Prepared(buffers, partial(dispatch, kernel, scalars), checks, c.nmse)
 
 
-def _dispatch(kernel: str, scalars: Mapping[str, Any], chain: Chain, buffers: Buffers) -> object:
+def dispatch(kernel: str, scalars: Mapping[str, Any], chain: Chain, buffers: Buffers) -> object:
+    """Append one call of the kernel to the chain."""
     args: dict[str, Any] = {**buffers, **scalars}
     return chain.dispatch(kernel, **args)
 
 
-def _expected(c: Contract, known: Mapping[str, Any]) -> list[Array]:
+def expected(c: Contract, known: Mapping[str, Any]) -> list[Array]:
     """The reference's results, called with those of the known names that it takes."""
     function = reference(c.name)
     takes = inspect.signature(function).parameters
@@ -212,7 +222,8 @@ def _expected(c: Contract, known: Mapping[str, Any]) -> list[Array]:
     return list(result) if isinstance(result, tuple) else [result]
 
 
-def _same(a: Array) -> Array:
+def same(a: Array) -> Array:
+    """The whole output is compared."""
     return a
 
 
@@ -245,10 +256,12 @@ def _matmul(t: str, shape: tuple[int, int], r: int, device: Device, rng: np.rand
     raw = _weights(rng, t, shape)
     x = rng.standard_normal((r, k), dtype=np.float32)
     buffers = {"w": device.weight(raw, t, shape), "x": device.array(x), "y": device.filled((r, n), "f32", 0xFF)}
-    checks: list[Check] = []
-    for first, stop in {(0, min(n, CHECKED_ROWS)), (max(0, n - CHECKED_ROWS), n)}:
-        want = reference("matmul")(_rows(raw, t, shape, first, stop), x)
-        checks.append(("y", partial(_columns, first, stop), want))
+
+    def checks() -> list[Check]:
+        ends = {(0, min(n, CHECKED_ROWS)), (max(0, n - CHECKED_ROWS), n)}
+        wanted = ((a, b, reference("matmul")(_rows(raw, t, shape, a, b), x)) for a, b in ends)
+        return [("y", partial(_columns, a, b), want) for a, b, want in wanted]
+
     moved = buffers["w"].nbytes + 4 * r * (n + k)
     limit = kernels.contract("matmul").nmse
     return Prepared(buffers, lambda c, b: matmul(c, w=b["w"], x=b["x"], y=b["y"]), checks, limit, moved, 2 * n * k * r)
@@ -260,22 +273,25 @@ def _columns(first: int, stop: int, a: Array) -> Array:
 
 def _embed(t: str, shape: tuple[int, int], r: int, device: Device, rng: np.random.Generator) -> Prepared:
     raw = _weights(rng, t, shape)
-    ids = _below(rng, shape[0], (r,))
+    ids = below(rng, shape[0], (r,))
     size = blocks.runnable(t).row_bytes(shape[1])
     want = blocks.dequantize(np.concatenate([raw[i * size : (i + 1) * size] for i in ids]), t, (r, shape[1]))
     buffers = {
         "ids": device.array(ids), "w": device.weight(raw, t, shape), "y": device.filled((r, shape[1]), "f32", 0xFF),
     }  # fmt: skip
     moved = r * buffers["w"].row_bytes + 4 * r * shape[1]
-    return Prepared(buffers, partial(_dispatch, "embed", {"scale": 1.0}), [("y", _same, want)], 1e-12, moved)
+    return Prepared(buffers, partial(dispatch, "embed", {"scale": 1.0}), [("y", same, want)], 1e-12, moved)
 
 
 def _dequantize(t: str, shape: tuple[int, int], device: Device, rng: np.random.Generator) -> Prepared:
     raw = _weights(rng, t, shape)
     buffers = {"w": device.weight(raw, t, shape), "y": device.filled(shape, "f32", 0xFF)}
-    want = blocks.dequantize(raw, t, shape)
     moved = buffers["w"].nbytes + buffers["y"].nbytes
-    return Prepared(buffers, partial(_dispatch, "dequantize", {}), [("y", _same, want)], 1e-12, moved)
+
+    def checks() -> list[Check]:
+        return [("y", same, blocks.dequantize(raw, t, shape))]
+
+    return Prepared(buffers, partial(dispatch, "dequantize", {}), checks, 1e-12, moved)
 
 
 def _quantize(t: str, shape: tuple[int, int], device: Device, rng: np.random.Generator) -> Prepared:
@@ -290,7 +306,7 @@ def _quantize(t: str, shape: tuple[int, int], device: Device, rng: np.random.Gen
 
     c = kernels.contract("quantize")
     buffers = {"x": device.array(x), "y": y}
-    return Prepared(buffers, partial(_dispatch, "quantize", {}), [("y", values, x)], c.nmse, x.nbytes + y.nbytes)
+    return Prepared(buffers, partial(dispatch, "quantize", {}), [("y", values, x)], c.nmse, x.nbytes + y.nbytes)
 
 
 # -- attention ----------------------------------------------------------------------------------------------------
@@ -313,64 +329,28 @@ def _attend(s: Sizes, r: int, context: int, kv: str, device: Device, rng: np.ran
         "slot": np.zeros(r, np.uint32),
         "pages": rng.permutation(pages).astype(np.uint32)[None, :],
         "slot_info": np.zeros((1, 4), np.uint32),
-        "kcache": _random(rng, kv, cache),
-        "vcache": _random(rng, kv, cache),
+        "kcache": random_array(rng, kv, cache),
+        "vcache": random_array(rng, kv, cache),
     }
     scalars = {"heads": s.heads, "kv_heads": s.kv_heads, "scale": s.head_dim**-0.5}
     spec = {"HEAD_DIM": s.head_dim, "PS": PAGE, "GROUP": heads_per_workgroup(s.heads // s.kv_heads)}
     spec |= attention_shape(device, s.head_dim, kv)
     buffers = {name: device.array(a) for name, a in arrays.items()} | {"y": device.filled((r, width), "f32", 0xFF)}
     c = kernels.contract("attention")
-    want = _expected(c, {**arrays, **scalars, "head_dim": s.head_dim})[0]
+
+    def checks() -> list[Check]:
+        return [("y", same, expected(c, {**arrays, **scalars, "head_dim": s.head_dim})[0])]
+
     moved = buffers["kcache"].nbytes * 2 + 8 * r * width
     flops = 4.0 * width * float((arrays["pos"].astype(np.float64) + 1).sum())
-    append = partial(_dispatch, "attention", {**scalars, **spec})
-    return Prepared(buffers, append, [("y", _same, want)], c.nmse, moved, flops)
-
-
-# -- operations of several kernels ----------------------------------------------------------------------------------
-
-
-def _top_k(n: int, device: Device, rng: np.random.Generator) -> Prepared:
-    x = rng.standard_normal((1, n), dtype=np.float32)
-    order = np.argsort(-x[0], kind="stable")[:40].astype(np.uint32)
-    buffers = {
-        "x": device.array(x), "values": device.filled((1, 40), "f32", 0xFF),
-        "indices": device.filled((1, 40), "u32", 0xFF),
-    }  # fmt: skip
-    checks = [("values", _same, x[:, order]), ("indices", _same, order[None, :])]
-    return Prepared(buffers, lambda c, b: ops.top_k(c, **b), checks, 0.0)
-
-
-def _sort(n: int, device: Device, rng: np.random.Generator) -> Prepared:
-    keys = _random(rng, "u32", (n,))
-    order = np.argsort(keys, kind="stable").astype(np.uint32)
-    buffers = {
-        "keys": device.array(keys), "keys_out": device.filled((n,), "u32", 0xFF),
-        "values_out": device.filled((n,), "u32", 0xFF),
-    }  # fmt: skip
-    checks = [("keys_out", _same, keys[order]), ("values_out", _same, order)]
-    return Prepared(buffers, _append_sort, checks, 0.0)
-
-
-def _append_sort(chain: Chain, b: Buffers) -> object:
-    return ops.sort(chain, keys=b["keys"], keys_out=b["keys_out"], values_out=b["values_out"])
-
-
-def _scan(n: int, device: Device, rng: np.random.Generator) -> Prepared:
-    x = _random(rng, "u32", (n,))
-    buffers = {"x": device.array(x), "y": device.filled((n,), "u32", 0xFF)}
-    want = np.cumsum(x, dtype=np.uint32)
-    return Prepared(buffers, lambda c, b: ops.prefix_scan(c, **b), [("y", _same, want)], 0.0)
+    append = partial(dispatch, "attention", {**scalars, **spec})
+    return Prepared(buffers, append, checks, c.nmse, moved, flops)
 
 
 def chosen(all_cases: Iterator[Case], names: list[str]) -> list[Case]:
-    """The cases of the kernels named (all of them without names). InputError for a name that has none."""
-    found = list(all_cases)
-    known = {c.name for c in kernels.contracts().values()}
+    """The cases of the kernels named (all of them without names). InputError for a name that no kernel has."""
+    known = kernels.contracts()
     for name in names:
         if name not in known:
             raise InputError(f"--kernel {name}: there is no such kernel; expected one of {', '.join(sorted(known))}")
-        if name in UNCASED:
-            raise InputError(f"--kernel {name}: it is measured as part of {UNCASED[name]}")
-    return [c for c in found if not names or c.kernel in names]
+    return [c for c in all_cases if not names or c.kernel in names]

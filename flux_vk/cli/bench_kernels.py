@@ -1,38 +1,44 @@
-"""Times kernels one by one: checked against the reference first, then replayed, next to a copy on the same device.
+"""Times kernels one by one: checked against the reference first, then replayed over cold memory, next to yardsticks.
 
-Not for: what the kernels are given (bench_cases.py).
+Not for: what the kernels are given (bench_cases.py, kernel_cases/), or what the yardsticks are (bench_yardsticks.py).
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from flux_vk.cli import bench_cases, bench_report
 from flux_vk.cli.bench_cases import Case, Prepared
-from flux_vk.errors import ArgumentError, ContractError, FluxError
+from flux_vk.cli.bench_yardsticks import Copy, Fma, timed
+from flux_vk.cli.tables import Cell
+from flux_vk.errors import ArgumentError, ContractError, FluxError, InputError
+from flux_vk.formats.blocks import runnable
 from flux_vk.gpu import Buffer, Chain, Device, Recorded
+from flux_vk.gpu.chain import Planned
+from flux_vk.gpu.hazards import Barrier
 from flux_vk.gpu.steps import Dispatch
 
-COPY_BYTES = {"cpu": 64 << 20}
-COPY_BYTES_GPU = 512 << 20
 SUBMIT_SECONDS = 0.02
 """A submit holds as many replays as take about this long, so that submitting costs little of it."""
 MOST_REPLAYS = 512
 HEADER = (
-    "kernel", "variant", "case", "time us", "spread %", "device us", "GB/s", "GFLOP/s", "of copy %", "error", "replays",
+    "kernel", "variant", "case", "time us", "spread %", "device us", "GB/s", "GFLOP/s", "of copy %", "of FMA %",
+    "flop/byte", "error", "replays", "copies",
 )  # fmt: skip
 NOTE = (
     "time: median wall clock of submit and wait, divided by the replays in a submit; spread: (largest - smallest) "
     "/ median; device: the same by timestamps, where the device has them. One dispatch at a time, a barrier after "
     "each. GB/s counts what must be read and written once; of copy: next to {copy:.1f} GB/s read and written by "
-    "{how}, measured in turns; error: NMSE against the float64 reference, checked before timing."
+    "{copy_how}; of FMA: next to {fma:.1f} GFLOP/s by {fma_how}; both measured in turns with each line. "
+    "error: NMSE against the float64 reference{checked}. copies: of the memory, used in turn; {pool}."
 )
 
 
@@ -49,17 +55,24 @@ class Result:
     bytes: float
     flops: float
     copy_rate: float
-    copy_how: str
-    error: float
+    fma_rate: float
+    error: float | None
     replays: int
+    copies: int
 
-    def row(self) -> list[str | float | int | None]:
+    @property
+    def intensity(self) -> float:
+        """Operations for each byte that must be moved."""
+        return self.flops / max(self.bytes, 1)
+
+    def row(self) -> list[Cell]:
         """The line as in HEADER."""
-        rate = self.bytes / self.seconds
+        rate, work = self.bytes / self.seconds, self.flops / self.seconds
         device = None if self.device_seconds is None else self.device_seconds * 1e6
         return [
             self.kernel, self.variant, self.label, self.seconds * 1e6, self.spread * 100, device, rate / 1e9,
-            self.flops / self.seconds / 1e9, rate / self.copy_rate * 100, f"{self.error:.1e}", self.replays,
+            work / 1e9, rate / self.copy_rate * 100, work / self.fma_rate * 100, self.intensity,
+            None if self.error is None else f"{self.error:.1e}", self.replays, self.copies,
         ]  # fmt: skip
 
 
@@ -67,110 +80,134 @@ class WrongResult(FluxError):
     """A kernel does not compute what its reference does; nothing is timed then."""
 
 
-class Copy:
-    """The yardstick: a copy of a large buffer, by the faster of the transfer command and the copy kernel."""
+@dataclass
+class Yardsticks:
+    """What a device's kernels are held against."""
 
-    def __init__(self, device: Device) -> None:
-        nbytes = COPY_BYTES.get(device.kind, COPY_BYTES_GPU)
-        nbytes = min(nbytes, device.max_range, device.memory()["free"] // 8) // 4096 * 4096
-        source, target = device.zeros((nbytes // 4,), "u32"), device.empty((nbytes // 4,), "u32")
-        self.nbytes = nbytes
-        by_command = Chain(device, name="copy").copy(src=source, dst=target)
-        by_kernel = Chain(device, name="copy kernel")
-        columns = 1024
-        rows = nbytes // 4 // columns
-        zero = {"x_offset": 0, "y_offset": 0}
-        flat = {"x": source.cast("f32", (rows, columns)), "y": target.cast("f32", (rows, columns))}
-        by_kernel.copy_strided(**flat, rows=rows, cols=columns, x_stride=columns, y_stride=columns, **zero)
-        ways = {"chain.copy": by_command.record(), "the copy kernel": by_kernel.record()}
-        first = {how: min(_timed(step) for _ in range(4)) for how, step in ways.items()}
-        self.how = min(first, key=lambda how: first[how])
-        self._step = ways[self.how]
-        self.samples: list[float] = []
+    copy: Copy
+    fma: Fma
 
     def sample(self) -> None:
-        """Time it once."""
-        self.samples.append(_timed(self._step))
-
-    def rate(self, samples: list[float] | None = None) -> float:
-        """Bytes per second, read and written, of the median of these samples (default: all so far)."""
-        middle: float = statistics.median(samples or self.samples)
-        return 2 * self.nbytes / middle
+        """Time both once; the copy last, so that caches hold nothing of a kernel's memory afterwards."""
+        self.fma.sample()
+        self.copy.sample()
 
 
-def _timed(step: Recorded) -> float:
-    started = time.perf_counter()
-    step.submit()
-    step.wait()
-    return time.perf_counter() - started
+def main(args: argparse.Namespace) -> int:
+    """`bench kernels`."""
+    types = [runnable(t.lower()).name for t in args.type or ("q4_k", "q6_k", "q8_0", "q5_0")]
+    if args.shape not in bench_cases.SHAPES:
+        raise InputError(f"--shape {args.shape}: expected one of {', '.join(bench_cases.SHAPES)}")
+    if args.plot:
+        bench_report.need_matplotlib()
+    device = Device(args.device)
+    every = bench_cases.cases(bench_cases.SHAPES[args.shape], args.rows, types, args.context)
+    chosen = bench_cases.chosen(every, args.kernel)
+    if not chosen:
+        raise InputError("no case is left to measure: see --kernel, --type, --rows")
+    tell = bench_report.progress(len(chosen))
+    yardsticks = Yardsticks(Copy(device), Fma(device))
+    results = list(run(
+        device, chosen, yardsticks, repeat=args.repeat, warm=args.warm, check=args.check, seed=args.seed, progress=tell
+    ))  # fmt: skip
+    if not results:
+        raise InputError("no case could be measured on this device; the lines above say why")
+    facts = {"device": device.name, "driver": device.info["driver"], "shape": args.shape, "warm": args.warm}
+    facts |= {"copy_GB_per_s": yardsticks.copy.rate() / 1e9, "fma_GFLOP_per_s": yardsticks.fma.rate() / 1e9}
+    facts |= {"pool": yardsticks.copy.pool, "checked": args.check}
+    pool = "the same memory every time, which caches may hold (--warm)" if args.warm else (
+        f"{2 * yardsticks.copy.nbytes >> 20} MiB are touched between two samples, so that no sample begins with "
+        "memory that a cache still holds"
+    )  # fmt: skip
+    note = NOTE.format(
+        copy=yardsticks.copy.rate() / 1e9, copy_how=yardsticks.copy, fma=yardsticks.fma.rate() / 1e9,
+        fma_how=yardsticks.fma, pool=pool, checked=", checked before timing" if args.check else ": not looked at",
+    )  # fmt: skip
+    bench_report.write(args, facts, HEADER, [r.row() for r in results], note)
+    if args.plot:
+        from flux_vk.cli import bench_plots
+
+        title = f"{device.name}, {args.shape}"
+        bench_plots.roofline(args.plot, results, yardsticks.copy.rate(), yardsticks.fma.rate(), title)
+    return 0
 
 
 def run(
-    device: Device, cases: Iterable[Case], *, repeat: int = 7, warm: bool = False, seed: int = 0,
-    progress: Callable[[str], None] = lambda line: None,
+    device: Device, cases: Iterable[Case], yardsticks: Yardsticks, *, repeat: int = 7, warm: bool = False,
+    check: bool = True, seed: int = 0, progress: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Result]:  # fmt: skip
     """Check and time each case. Cases that the device or the build cannot run are told to `progress` and left out.
 
     warm: always the same memory; else copies of it in turn, so that caches do not hold what a model would not find
     there. Raises WrongResult.
     """
-    copy = Copy(device)
     for case in cases:
         progress(f"{case.kernel} {case.label}")
         try:
             prepared = case.make(device, np.random.default_rng(seed))
+            once = Chain(device, name=case.kernel)
+            prepared.append(once, prepared.buffers)
         except (ArgumentError, ContractError) as error:
             progress(f"{case.kernel} {case.label}: left out ({error})")
             continue
-        yield measure(device, case, prepared, copy, repeat, warm)
+        yield measure(device, case, prepared, once, yardsticks, repeat, warm, check)
 
 
-def measure(device: Device, case: Case, prepared: Prepared, copy: Copy, repeat: int, warm: bool) -> Result:
-    """Check one case, then time it, with a copy between any two samples."""
-    once = Chain(device, name=case.kernel)
-    prepared.append(once, prepared.buffers)
-    once.run()
-    error = check(case, prepared)
-    totals = once.totals()
-    sets = [prepared.buffers] if warm else _sets(device, prepared.buffers)
-    stamps = float(device.limits["timestamp_period_ns"]) > 0
+def measure(
+    device: Device, case: Case, prepared: Prepared, once: Chain, yardsticks: Yardsticks, repeat: int, warm: bool,
+    checked: bool,
+) -> Result:  # fmt: skip
+    """Check one case, then time it, with the yardsticks between any two samples."""
     single = once.record()
+    timed(single)
+    error = check(case, prepared) if checked else None
+    totals = once.totals()
+    stamps = float(device.limits["timestamp_period_ns"]) > 0
     calls = max(1, len(once))
-    estimate = min(_timed(single) for _ in range(2))
+    estimate = min(timed(single) for _ in range(2))
     replays = max(1, min(MOST_REPLAYS // calls, math.ceil(SUBMIT_SECONDS / max(estimate, 1e-6))))
+    sets = [prepared.buffers] if warm else copies(device, prepared.buffers, replays, yardsticks.copy.pool)
     chain = Chain(device, name=case.kernel)
     for i in range(replays):
         prepared.append(chain, sets[i % len(sets)])
-    step = Recorded(chain, chain.plan(), timestamps=stamps)
-    _timed(step)
+    step = Recorded(chain, fenced(chain), timestamps="ends" if stamps else False)
+    timed(step)
+    yardsticks.sample()
     walls, ticks = [], []
-    before = len(copy.samples)
+    before = len(yardsticks.copy.samples), len(yardsticks.fma.samples)
     for _ in range(max(1, repeat)):
-        walls.append(_timed(step) / replays)
+        walls.append(timed(step) / replays)
         if stamps:
             found = step.timestamps()
             ticks.append((found[-1] - found[0]) * float(device.limits["timestamp_period_ns"]) / 1e9 / replays)
-        copy.sample()
+        yardsticks.sample()
     middle = statistics.median(walls)
     return Result(
-        case.kernel, variant_of(once), case.label, middle, (max(walls) - min(walls)) / middle,
+        case.kernel, variant_of(once, case.kernel), case.label, middle, (max(walls) - min(walls)) / middle,
         statistics.median(ticks) if ticks else None,
         totals.bytes if prepared.bytes is None else prepared.bytes,
         totals.flops if prepared.flops is None else prepared.flops,
-        copy.rate(copy.samples[before:]), f"{copy.how} of {copy.nbytes >> 20} MiB", error, replays,
+        yardsticks.copy.rate(yardsticks.copy.samples[before[0] :]),
+        yardsticks.fma.rate(yardsticks.fma.samples[before[1] :]), error, replays, len(sets),
     )  # fmt: skip
 
 
-def variant_of(chain: Chain) -> str:
-    """The variant of the chain's last dispatch."""
-    found = [s for s in chain.steps if isinstance(s, Dispatch)]
+def fenced(chain: Chain) -> Planned:
+    """The chain with a barrier between any two steps, so that replays over different memory do not overlap."""
+    planned = chain.plan()
+    return replace(planned, barriers={i: Barrier(i, "WAW", i - 1, "", "") for i in range(1, len(planned.steps))})
+
+
+def variant_of(chain: Chain, kernel: str) -> str:
+    """The variant of the chain's last dispatch of that kernel."""
+    found = [s for s in chain.steps if isinstance(s, Dispatch) and s.contract.name == kernel]
     return found[-1].variant.name if found else ""
 
 
 def check(case: Case, prepared: Prepared) -> float:
     """The largest NMSE of the outputs against the reference. Raises WrongResult above the contract's tolerance."""
     worst = 0.0
-    for name, part, want in prepared.checks:
+    for name, part, want in prepared.checks() if callable(prepared.checks) else prepared.checks:
         got = part(prepared.buffers[name].numpy())
         error = nmse(got, want)
         if not error <= prepared.nmse:
@@ -191,34 +228,22 @@ def nmse(got: npt.NDArray[Any], want: npt.NDArray[Any]) -> float:
     return float(((a - b) ** 2).sum()) / (scale or 1.0)
 
 
-def _sets(device: Device, buffers: Mapping[str, Buffer]) -> list[dict[str, Buffer]]:
-    """The buffers and copies of them, together as large as what the copy moves: more than caches hold."""
+def copies(device: Device, buffers: Mapping[str, Buffer], wanted: int, pool: int) -> list[dict[str, Buffer]]:
+    """The buffers and copies of them: one for each replay, or as many as the pool has room for."""
     one = sum(b.nbytes for b in buffers.values())
-    room = min(COPY_BYTES.get(device.kind, COPY_BYTES_GPU), device.memory()["free"] // 8)
-    count = max(1, min(32, room // max(one, 1)))
+    count = max(1, min(wanted, pool // max(one, 1)))
     sets = [dict(buffers)]
     chain = Chain(device, name="copies")
     for _ in range(count - 1):
         made = {}
         for name, b in buffers.items():
-            whole = b.nbytes // 4 * 4
-            memory = device.empty((max(b.nbytes, 1),), "u8")
-            if b.nbytes == whole and whole:
+            if b.nbytes % 4 == 0 and b.nbytes:
+                memory = device.empty((b.nbytes,), "u8")
                 chain.copy(src=b, dst=memory)
-                made[name] = _like(b, memory)
+                made[name] = Buffer(b.device, memory.memory, memory.offset, b.nbytes, b.dtype, b.shape, b.row_bytes)
             else:
                 made[name] = b
         sets.append(made)
     if len(chain):
         chain.run()
     return sets
-
-
-def _like(b: Buffer, memory: Buffer) -> Buffer:
-    return Buffer(b.device, memory.memory, memory.offset, b.nbytes, b.dtype, b.shape, b.row_bytes)
-
-
-def note(results: list[Result]) -> str:
-    """What the columns mean."""
-    copy = statistics.median(r.copy_rate for r in results)
-    return NOTE.format(copy=copy / 1e9, how=results[0].copy_how)

@@ -5,9 +5,12 @@ Not for: what a shape is (flux_vk.gpu.matmul) and how choices are stored (flux_v
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from flux_vk.cli import bench_report
+from flux_vk.cli.options import demo_model
 from flux_vk.cli.tables import Cell
 from flux_vk.engine.model import Model, load
 from flux_vk.gpu import Buffer, Chain, Device
@@ -16,6 +19,22 @@ from flux_vk.gpu.tune_matmul import tune
 from flux_vk.gpu.tuner import tuner_of
 
 HEADER = ("product", "rows", "tokens", "us", "rule us", "gain")
+
+
+def main(args: argparse.Namespace) -> int:
+    """`bench tune`."""
+    device = Device(args.device)
+    if args.forget:
+        print(forget(device))
+        return 0
+    path = args.model or demo_model()
+    rows, where = run(device, path, args.repeat, bench_report.progress())
+    facts = {"device": device.name, "driver": device.info["driver"], "model": path.name}
+    kept = f"kept in {where}; `python -m flux_vk.info --verbose` lists it"
+    if where is None:
+        kept = "not kept: FLUX_VK_NO_CACHE is set"
+    bench_report.write(args, facts, HEADER, rows, kept)
+    return 0
 
 
 def run(

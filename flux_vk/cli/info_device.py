@@ -71,7 +71,7 @@ def collect(select: str | None, version: str) -> dict[str, Any]:
 
     found: dict[str, Any] = {
         "versions": versions(version), "settings": _settings(), "devices": [], "selected": None,
-        "kernels": [], "error": None,
+        "kernels": [], "tuning": None, "error": None,
     }  # fmt: skip
     try:
         devices = list_devices()
@@ -86,11 +86,25 @@ def collect(select: str | None, version: str) -> dict[str, Any]:
         })  # fmt: skip
     chosen = select_device(select)
     found["selected"] = chosen["index"]
+    found["tuning"] = tuning(chosen)
     try:
         found["kernels"] = variants(chosen["features"], family_of(chosen["kind"]))
     except ContractError as error:
         found["error"] = str(error)
     return found
+
+
+def tuning(device: dict[str, Any]) -> dict[str, Any]:
+    """What `bench tune` measured on this device with this driver: the file (None: nothing is kept) and the choices."""
+    from flux_vk.gpu.tuner import Tuner, file_of
+
+    path = file_of(device)
+    choices = Tuner(path).choices()
+    return {
+        "file": None if path is None else str(path),
+        "count": len(choices),
+        "choices": [{"name": name, **asdict(choice)} for name, choice in choices.items()],
+    }
 
 
 def _settings() -> dict[str, Any]:
@@ -119,8 +133,8 @@ def _chosen(c: Contract, features: Iterable[str], family: str) -> list[dict[str,
     return rows
 
 
-def as_text(found: dict[str, Any], *, everything: bool = True) -> str:
-    """The same for reading."""
+def as_text(found: dict[str, Any], *, everything: bool = True, verbose: bool = False) -> str:
+    """The same for reading; verbose: with every choice of the tuner."""
     parts = ["versions\n" + aligned(["", ""], list(found["versions"].items()), "  ")]
     if found["devices"]:
         header = ["", "index", "name", "kind", "memory", "Vulkan", "driver"]
@@ -138,11 +152,32 @@ def as_text(found: dict[str, Any], *, everything: bool = True) -> str:
         limits = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in chosen["limits"].items()}
         parts.append("limits\n" + "\n".join(f"  {k:26} {v}" for k, v in limits.items()))
         parts.append("kernel variants on this device\n" + _kernel_lines(found["kernels"]))
+        parts.append("tuned shapes (python -m flux_vk.bench tune)\n" + _tuning_lines(found["tuning"], verbose))
         given = [(k, v) for k, v in found["settings"].items() if v is not None]
         parts.append("settings (docs/environment.md)\n" + "\n".join(f"  {k:14} {v}" for k, v in given))
     if found["error"]:
         parts.append(f"no device can be used: {found['error']}")
     return "\n\n".join(parts)
+
+
+def _tuning_lines(found: dict[str, Any], verbose: bool) -> str:
+    if found["file"] is None:
+        return "  none: FLUX_VK_NO_CACHE is set, nothing is kept"
+    if not found["count"]:
+        return f"  none measured on this device with this driver; they would be in {found['file']}"
+    better = sum(c["us"] < c["rule_us"] for c in found["choices"])
+    line = f"  {found['count']} measured, {better} of them differ from the rule; in {found['file']}"
+    if not verbose:
+        return line + " (--verbose lists them)"
+    header = ["product", "values", "us", "rule us", "gain"]
+    rows = [
+        [
+            c["name"], " ".join(f"{k}={v}" for k, v in c["values"].items()), c["us"], c["rule_us"],
+            c["rule_us"] / c["us"] if c["us"] else 1.0,
+        ]
+        for c in found["choices"]
+    ]  # fmt: skip
+    return line + "\n" + aligned(header, rows, "  ")
 
 
 def _kernel_lines(rows: list[dict[str, Any]]) -> str:

@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from flux_vk.decode import SamplingParams
     from flux_vk.engine.generation import Generation, Token
     from flux_vk.engine.model import Model, Session
+    from flux_vk.gpu import Profile
 
 
 def run_once(options: RunOptions, model: Model, terminal: Terminal, prompt: str, params: SamplingParams) -> int:
@@ -36,8 +38,10 @@ def run_once(options: RunOptions, model: Model, terminal: Terminal, prompt: str,
         terminal.write(prompt)  # on a terminal a text reads better with its beginning
     wanted = bool(options.sampling.get("logprobs"))
     tokens: list[Token] = []
+    clock = HostClock()
 
     def show(token: Token) -> None:
+        clock.tick()
         if wanted:
             tokens.append(token)
         if not options.json:
@@ -52,6 +56,8 @@ def run_once(options: RunOptions, model: Model, terminal: Terminal, prompt: str,
             found["logprobs"] = [logprob_entry(model, t) for t in tokens]
         if profile is not None:
             found["profile"] = {"prefill": profile[0].by_kernel(), "decode": profile[1].by_kernel()}
+            found["profile"]["gaps"] = {"prefill": profile[0].gaps(), "decode": profile[1].gaps()}
+            found["profile"]["token"] = token_share(generation, profile[1], clock)
         sys.stdout.write(json.dumps(found) + "\n")
     else:
         terminal.end_line()
@@ -61,7 +67,49 @@ def run_once(options: RunOptions, model: Model, terminal: Terminal, prompt: str,
     if profile is not None:
         terminal.report(f"prefill of {min(len(generation.prompt_tokens), model.context)} tokens:\n{profile[0]}")
         terminal.report(f"decode of one token:\n{profile[1]}")
+        terminal.report(token_line(token_share(generation, profile[1], clock)))
     return EXIT_INTERRUPTED if generation.finish_reason == "cancelled" else 0
+
+
+class HostClock:
+    """Processor time of this thread from the first token to the last: what the host does for each, waiting left out."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+        self._last = 0.0
+        self._tokens = 0
+
+    def tick(self) -> None:
+        """A token has come."""
+        self._last = time.thread_time()
+        self._tokens += 1
+        if self._first is None:
+            self._first = self._last
+
+    @property
+    def seconds(self) -> float:
+        """For each token behind the first."""
+        return (self._last - (self._first or 0.0)) / (self._tokens - 1) if self._tokens > 1 else 0.0
+
+
+def token_share(generation: Generation, decode: Profile, clock: HostClock) -> dict[str, float]:
+    """Where a generated token's time went, in ms: all of it, the chain's replay, the rest, this thread's work."""
+    rate = generation.timings["generated_per_second"]
+    whole, chain = 1e3 / rate if rate else 0.0, decode.replay_ns / 1e6
+    return {"token_ms": whole, "replay_ms": chain, "beside_ms": whole - chain if rate else 0.0,
+            "host_ms": 1e3 * clock.seconds}  # fmt: skip
+
+
+def token_line(share: dict[str, float]) -> str:
+    """The same for reading."""
+    whole = share["token_ms"]
+    if not whole:
+        return "a token's time: fewer than two tokens were generated, nothing to compare with"
+    return (
+        f"a token of this answer took {whole:.3f} ms: a replay of the decode chain takes {share['replay_ms']:.3f} ms "
+        f"({share['replay_ms'] / whole:.0%}), beside it {share['beside_ms']:.3f} ms; this program's own thread worked "
+        f"{share['host_ms']:.3f} ms ({share['host_ms'] / whole:.1%}), which on a GPU runs while the next step does"
+    )
 
 
 def answer(

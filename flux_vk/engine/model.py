@@ -333,7 +333,7 @@ class Model:
 
     def profile(self, prompt_tokens: int = 64, repeat: int = 3) -> tuple[Profile, Profile]:
         """Device times by kernel: of a prefill step of that many tokens, and of a decode step behind it."""
-        rows = min(prompt_tokens, self.runner.limits.max_rows, self.context - 1 - repeat)
+        rows = max(1, min(prompt_tokens, self.runner.limits.max_rows, self.context - 2 - 2 * repeat))
         sequence = self.runner.open_sequence()
         try:
             self.runner.set_sampling(sequence, SamplingParams(seed=0), [0] * rows)

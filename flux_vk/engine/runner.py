@@ -305,7 +305,7 @@ class Runner:
         """Times of a decode step by kernel. Advances the sequence's device state."""
         with self.lock:
             self._drain()
-            self.reach(sequence, sequence.length + repeat)
+            self.reach(sequence, sequence.length + 2 * repeat + 1)
             batch = self.open_batch()
             batch.compose([sequence])
             try:

@@ -57,6 +57,8 @@ class Slots:
         self._free = list(range(n - 1, -1, -1))
         self._changed = threading.Condition()
         self._closed = False
+        self.on_open: Callable[[Sequence], None] | None = None
+        """Called with every fresh sequence before anybody has it; a benchmark marks positions as cached with it."""
 
     def acquire(
         self, timeout: float | None = None, cancelled: Callable[[], bool] = lambda: False, wait: bool = True
@@ -75,7 +77,10 @@ class Slots:
             if cancelled():
                 return None
             slot = self._free.pop()
-        return Sequence(slot, PageTable(self._pool, self.max_entries, self._sinks))
+        sequence = Sequence(slot, PageTable(self._pool, self.max_entries, self._sinks))
+        if self.on_open is not None:
+            self.on_open(sequence)
+        return sequence
 
     def wake(self) -> None:
         """Let those who wait ask whether they are cancelled."""

@@ -24,6 +24,7 @@ from ..settings import settings
 from . import cache, native
 from .buffer import NUMPY_TYPES, Buffer, Memory, bytes_of, dtype_of
 from .pipelines import Pipelines
+from .record import Counts
 from .selection import family_of, select_device
 
 log = logging.getLogger("flux_vk.gpu")
@@ -145,6 +146,7 @@ class Device(BaseDevice):
         known = cache.read(self._cache_file) if self._cache_file else b""
         self._cache_size = len(known)
         self.native = _open(self.info, known)
+        self.counts = Counts()
         self._lock = threading.RLock()
         self.pipelines = Pipelines()
         self._live: weakref.WeakSet[Memory] = weakref.WeakSet()

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .buffer import NUMPY_TYPES, Buffer, Memory
 from .device import BaseDevice
+from .record import Counts
 
 ALL_FEATURES = frozenset(
     "storage16 storage8 float16 int8 int16 int64 subgroup_arith subgroup_shuffle subgroup_ballot".split()
@@ -60,6 +61,7 @@ class NullDevice(BaseDevice):
             "timestamp_period_ns": 0.0, **limits,
         }  # fmt: skip
         self.native = _NullNative()
+        self.counts = Counts()
         self._dummy: Buffer | None = None
 
     def allocate(self, nbytes: int, kind: str = "device") -> Memory:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..errors import DeviceLost, WaitTimeout
 from ..settings import settings
@@ -19,14 +20,37 @@ if TYPE_CHECKING:
     from .device import Device
 
 
+@dataclass
+class Counts:
+    """What was recorded and submitted on a device so far; differences of it say what something took."""
+
+    recordings: int = 0
+    submits: int = 0
+    dispatches: int = 0
+    barriers: int = 0
+
+    def __sub__(self, earlier: Counts) -> Counts:
+        return Counts(
+            self.recordings - earlier.recordings, self.submits - earlier.submits,
+            self.dispatches - earlier.dispatches, self.barriers - earlier.barriers,
+        )  # fmt: skip
+
+
 class Recorded:
     """A chain in `copies` command buffers. `submit()` starts the next one; `wait()` waits for all that are running.
 
     May be used from several threads; a waiting thread holds this recording, not the others of the device.
+    timestamps: True: around every step, with a barrier after each; "ends": only in front of the first and behind the
+    last, which leaves the steps as they are.
     """
 
     def __init__(
-        self, chain: Chain, planned: Planned, copies: int = 1, queue: int = 0, timestamps: bool = False
+        self,
+        chain: Chain,
+        planned: Planned,
+        copies: int = 1,
+        queue: int = 0,
+        timestamps: bool | Literal["ends"] = False,
     ) -> None:
         self.name = chain.name
         self.device = chain.device
@@ -35,19 +59,21 @@ class Recorded:
         self._markers = chain.device.host((1,), "u32") if settings().markers else None
         if hasattr(self.device, "pipelines"):
             make_all(cast("Device", self.device), keys_of(planned.steps))
+        self._dispatches = sum(isinstance(step, Dispatch) for step in planned.steps)
         self._natives = [self._record(queue, timestamps) for _ in range(max(1, copies))]
         self._running: list[Any] = []
         self._lock = threading.RLock()
 
-    def _record(self, queue: int, timestamps: bool) -> Any:
+    def _record(self, queue: int, timestamps: bool | Literal["ends"]) -> Any:
         steps = self.planned.steps
         device: Any = self.device
-        native = device.native.recording(queue, len(steps) + 1 if timestamps else 0)
+        every = timestamps is True
+        native = device.native.recording(queue, len(steps) + 1 if every else 2 if timestamps else 0)
         native.barrier()  # what an earlier submit wrote is visible to the first step
         if timestamps:
             native.timestamp(0)
         for i, step in enumerate(steps):
-            if i and (i in self.planned.barriers or timestamps or self._markers):
+            if i and (i in self.planned.barriers or every or self._markers):
                 native.barrier()
             if self._markers:
                 m = self._markers
@@ -61,9 +87,12 @@ class Recorded:
             elif isinstance(step, Fill):
                 t = step.target
                 native.fill((t.memory.native, t.offset, t.nbytes), step.value)
-            if timestamps:
+            if every:
                 native.timestamp(i + 1)
+        if timestamps == "ends":
+            native.timestamp(1)
         native.end()
+        device.counts.recordings += 1
         return native
 
     def _dispatch(self, native: Any, step: Dispatch) -> None:
@@ -90,8 +119,16 @@ class Recorded:
             except DeviceLost as error:
                 raise self._lost(error) from None
             self.submits += 1
+            self._count()
             self._running.append(native)
             return self.submits
+
+    def _count(self) -> None:
+        device: Any = self.device
+        counts = device.counts
+        counts.submits += 1
+        counts.dispatches += self._dispatches
+        counts.barriers += len(self.planned.barriers)
 
     def poll(self) -> bool:
         """True when nothing of this recording is running."""

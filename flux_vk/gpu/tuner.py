@@ -56,6 +56,10 @@ class Tuner:
         found = self._choices.get(key)
         return found.values if found else None
 
+    def choices(self) -> dict[str, Choice]:
+        """Everything that was measured, by name."""
+        return dict(sorted(self._choices.items()))
+
     def clear(self) -> None:
         """Forget everything, on disk too."""
         self._choices.clear()
@@ -116,6 +120,12 @@ def _choice(data: dict[str, Any]) -> Choice:
     return Choice(values, float(data["us"]), float(data["rule_us"]))
 
 
+def file_of(info: dict[str, Any]) -> Path | None:
+    """Where a device's choices are kept, by device and driver; None where nothing is kept (FLUX_VK_NO_CACHE)."""
+    s = settings()
+    return None if s.no_cache else cache.file_of(s.cache_dir, info).with_suffix(".tuning.json")
+
+
 _tuners: weakref.WeakKeyDictionary[BaseDevice, Tuner] = weakref.WeakKeyDictionary()
 
 
@@ -125,7 +135,5 @@ def tuner_of(device: BaseDevice) -> Tuner | None:
         return None
     found = _tuners.get(device)
     if found is None:
-        s = settings()
-        path = None if s.no_cache else cache.file_of(s.cache_dir, device.info).with_suffix(".tuning.json")
-        found = _tuners.setdefault(device, Tuner(path))
+        found = _tuners.setdefault(device, Tuner(file_of(device.info)))
     return found

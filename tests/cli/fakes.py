@@ -111,6 +111,10 @@ class FakeModel:
         class Table:
             def __init__(self, name: str) -> None:
                 self.name = name
+                self.replay_ns = 4e6
+
+            def gaps(self) -> dict[str, float]:
+                return {"steps_ms": 3.0, "replay_ms": 4.0, "gap_ms": 1.0}
 
             def by_kernel(self) -> list[dict[str, Any]]:
                 return [{"kernel": self.name}]

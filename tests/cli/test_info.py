@@ -48,6 +48,28 @@ def test_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert chosen["name"] in text and "q4_k" in text and "kompute" in text
 
 
+def test_tuned_shapes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `bench tune` left in the cache folder is told: how many and where, the table on demand."""
+    monkeypatch.delenv("FLUX_VK_NO_CACHE", raising=False)
+    monkeypatch.setenv("FLUX_VK_CACHE_DIR", str(tmp_path))
+    found = as_json(capsys)["tuning"]
+    assert found["count"] == 0 and found["choices"] == [] and Path(found["file"]).parent == tmp_path
+    assert info.main([]) == 0
+    assert "none measured" in capsys.readouterr().out
+    choice = {"values": {"rows": 8, "tokens": 1}, "us": 10.0, "rule_us": 15.0}
+    Path(found["file"]).write_text(json.dumps({"matmul q4_k.lane 8x256 one": choice}))
+    found = as_json(capsys)["tuning"]
+    assert found["choices"] == [{"name": "matmul q4_k.lane 8x256 one", **choice}]
+    assert info.main([]) == 0
+    out = capsys.readouterr().out
+    assert "1 measured, 1 of them differ" in out and found["file"] in out and "8x256 one" not in out
+    assert info.main(["--verbose"]) == 0
+    out = capsys.readouterr().out
+    assert "matmul q4_k.lane 8x256 one" in out and "rows=8 tokens=1" in out and "1.50" in out
+
+
 def test_kompute_is_the_release_that_is_built(repo_root: Path) -> None:
     assert f"kp-{info_device.KOMPUTE}" in (repo_root / "native" / "fetch_kompute.py").read_text()
 

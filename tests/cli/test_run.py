@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from flux_vk import run
+from flux_vk.cli import once
 from flux_vk.errors import ContextFull, DeviceLost, GGUFError, InputError
 from tests.cli.fakes import FakeModel, FakeTemplate
 
@@ -85,6 +87,9 @@ def test_json_with_more(model: FakeModel, capsys: pytest.CaptureFixture[str]) ->
         "top": [{"id": 72, "text": "H", "logprob": -0.5}, {"id": 63, "text": "?", "logprob": -1.5}],
     }]  # fmt: skip
     assert found["profile"]["decode"] == [{"kernel": "decode"}]
+    assert found["profile"]["gaps"]["prefill"] == {"steps_ms": 3.0, "replay_ms": 4.0, "gap_ms": 1.0}
+    share = found["profile"]["token"]
+    assert (share["token_ms"], share["replay_ms"], share["beside_ms"], share["host_ms"]) == (5.0, 4.0, 1.0, 0.0)
 
 
 def test_logprobs_and_profile_for_reading(model: FakeModel, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +98,17 @@ def test_logprobs_and_profile_for_reading(model: FakeModel, capsys: pytest.Captu
     assert out == "He\n"
     assert "'H'" in err and "-0.500" in err and "'?' -1.500" in err
     assert "table of prefill" in err and "table of decode" in err
+    assert "took 5.000 ms" in err and "4.000 ms (80%)" in err
+
+
+def test_host_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread's own time from the first token to the last, shared by the tokens behind the first."""
+    clock = once.HostClock()
+    assert clock.seconds == 0
+    for now in (2.0, 2.5, 4.0):
+        monkeypatch.setattr(once, "time", SimpleNamespace(thread_time=lambda now=now: now))
+        clock.tick()
+    assert clock.seconds == 1.0
 
 
 def test_ctrl_c_keeps_the_text(model: FakeModel, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,8 +39,20 @@ def test_every_step_is_timed_and_the_result_is_the_same(chain: tuple[Chain, Buff
 def test_the_table(chain: tuple[Chain, Buffer]) -> None:
     lines = str(chain[0].profile()).splitlines()
     assert lines[0].split() == ["kernel", "count", "ms", "share", "GB/s", "GFLOP/s"]
-    assert sorted(line.split()[0] for line in lines[1:-1]) == ["add", "copy", "fill", "mul"]
-    assert re.match(r"total\s+5\s+\d+\.\d+$", lines[-1])
+    assert sorted(line.split()[0] for line in lines[1:-4]) == ["add", "copy", "fill", "mul"]
+    assert re.match(r"total\s+5\s+\d+\.\d+$", lines[-4])
+    assert re.match(r"a replay, no timestamps\s+\d+\.\d+$", lines[-3])
+    assert re.match(r"(gaps|overlap).*\s-?\d+\.\d+\s+-?\d+\.\d%$", lines[-2])
+    assert "a timestamp itself takes" in lines[-1]
+
+
+def test_gaps() -> None:
+    """What a replay takes beyond the sum of its steps; steps that overlap make it negative."""
+    step = Timed(0, "", "a", 6e6, 0.0, 0.0)
+    assert Profile("demo", (step,), 8e6).gaps() == {"steps_ms": 6.0, "replay_ms": 8.0, "gap_ms": 2.0}
+    assert str(Profile("demo", (step,), 8e6)).splitlines()[-2].split()[-2:] == ["2.000", "25.0%"]
+    assert "overlap" in str(Profile("demo", (step,), 4e6)).splitlines()[-2]
+    assert "replay" not in str(Profile("demo", (step,)))
 
 
 def test_sums_and_shares() -> None:

@@ -119,3 +119,14 @@ def fetch_rows(
             seen = [page for page in range(first, last + 1) if not sinks <= page < sinks + dropped]
             g[2] = max(int(g[2]), -(-len(seen) // chunk))
     return ids, pos, grid
+
+
+def fma_peak(x: Floats, *, rounds: int, m: float, c: float, acc: int = 8) -> Array:
+    """Sum over `acc` chains of 16 * rounds steps a = a * m + c, begun at x + 0, x + 1, ...; m and c as float32."""
+    steps = 16 * rounds
+    factor, addend = float(np.float32(m)), float(np.float32(c))
+    power = factor**steps
+    series = float(steps) if factor == 1 else (1 - power) / (1 - factor)
+    start = acc * x.astype(np.float64) + acc * (acc - 1) / 2
+    result: Array = start * power + acc * addend * series
+    return result
