@@ -5,7 +5,7 @@
 #extension GL_EXT_spirv_intrinsics : require
 #include "matmul_dot.contract.glsl"
 #include "include/quant_wide.glsl"
-#define SQUARES 0
+#define NORMED 0
 #include "include/matvec_end.glsl"
 
 // OpSDotKHR on four signed bytes to a word (format 0); in an intrinsic because older compilers lack the GLSL extension.

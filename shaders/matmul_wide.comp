@@ -5,7 +5,7 @@
 #version 450
 #include "matmul_wide.contract.glsl"
 #include "include/quant_wide.glsl"
-#define SQUARES 1
+#define NORMED 1
 #include "include/matvec_end.glsl"
 
 #define PIECES (Q_UNIT / 4u)                 // groups of four activations of a unit
@@ -53,7 +53,7 @@ void stage(uint first, uint t0, uint token) {
         [[unroll]] for (uint i = 0u; i < PIECES; i++) {
             uint slot = i * WG + gl_LocalInvocationID.x, k = (first * PIECES + slot) * 4u;
             vec4 v = activations(row, k, whole);
-            if (p.has_norm != 0u) {
+            if (NORM != 0u) {
                 squares[token + s] = dot_in_order(v, v, squares[token + s]);
                 v *= norms(k, whole);
             }

@@ -1,18 +1,18 @@
-"""Matrix products by packed integer dot products, on activations quantised to eight bits: shapes, calls, when to use it.
+"""Matrix products by packed integer dot products, on activations of eight bits: shapes, calls, when to use them.
 
 quantize_x8 turns 32 activations into int8 quants q, a scale d = max|x| / 127 and the sums of both halves' quants; the
-quants of a weight and q are multiplied four at a time in integers, which is exact, and only scales are floats. A row of
-`x8` is planes of whole 16-byte pieces, nb = K / 32 blocks: quants 0..15 of every block (16 bytes each), quants 16..31,
-then (d as float32, two int16 sums) of every block: neighbouring threads read neighbouring pieces.
+quants of a weight and q are multiplied four at a time in integers, which is exact; only scales are floats. A row of
+`x8` is planes of whole 16-byte pieces: quants 0..15 of every block (16 bytes each), quants 16..31 of every block, then
+(d as float32, two int16 sums) of every block, so that neighbouring threads read neighbouring pieces.
 
-The error: |x - d q| <= d / 2 for every value (a value is rounded to the nearest of 255 steps, and the largest is hit), so
+The error: |x - d q| <= d / 2, as every value is rounded to the nearest of 255 steps and the largest is hit. So
 
     |y_dot - y| <= sum over blocks b of (d_b / 2) * (sum over k in b of |w_k|)
 
 in exact arithmetic. Float32 adds less than 2^-20 times sum |s_k u_k| |x_k| + sum |m_k| |x_k| for weights s u + m, and
 the rounding of 127 / max less than 1e-4 of the bound. A block whose largest value is below 1.5e-36 counts as zeros, and
-one with an infinity or NaN makes its row of y NaN. The bound is met with random signs only in theory: errors of the
-values are independent, so y is off by about d / sqrt(12) * |w|_2 (tests/gpu/test_matmul_dot.py measures both).
+one with an infinity or NaN makes its row of y NaN. Errors of the values are independent, so that y is usually off by no
+more than the root of sum (d_b^2 / 12) * w_k^2; tests/gpu/test_matmul_dot.py measures both.
 
 Because it changes results, it is never used unasked: see `dot_wanted`. Not for: float weights.
 """
@@ -42,9 +42,9 @@ def dot_wanted(device: BaseDevice, dtype: str, n: int, k: int, many: bool = Fals
     """Whether products with a matrix [n, k] should go through quantised activations.
 
     FLUX_VK_INT_DOT decides: off: never. on: wherever the device is able. auto (the default): where the device reports
-    the instruction as accelerated and `python -m flux_vk.bench tune` found it faster for this matrix; without a stored
-    measurement no. many: what was found for many tokens instead of one. A row's bits must not depend on how many rows
-    there are, so a caller asks once a matrix.
+    the instruction as accelerated and `python -m flux_vk.bench tune` found it faster for this matrix; without a
+    stored measurement no. many: what was found for many tokens instead of one. A row's bits must not depend on how
+    many rows there are, so a caller asks once a matrix.
     """
     mode = settings().int_dot
     if mode == "off" or not dot_able(device, dtype):
@@ -75,8 +75,8 @@ def quantize_x8(
 ) -> Buffer:  # fmt: skip
     """Append the quantisation of x f32 [R, >= k] (k: default all columns), or of rms_norm(x) * norm; returns x8.
 
-    norm: f32 [k]; eps is that of the norm. x8: u32 [R, row_words(k)] to write to; default: scratch of the chain. Several
-    products may read it.
+    norm: f32 [k]; eps is that of the norm. x8: u32 [R, row_words(k)] to write to; default: scratch of the chain.
+    Several products may read it.
     """
     if len(x.shape) != 2 or x.shape[1] < (k or 1):
         raise ArgumentError(f"quantize_x8: x is {x}, expected f32 [R, {k or 'K'}] or wider")
@@ -124,10 +124,10 @@ def matmul_dot(
 ) -> Chain:
     """Append y[r, y_offset + n] = act(sum_k w[n, k] x8[r, k] + bias[n]) + residual[r, y_offset + n].
 
-    x8: what `quantize_x8` returned for activations of w's row length. act: None, "silu" or "gelu": w holds gate rows and
-    then as many up rows, and y[n] = act(gate[n]) * up[n] has half as many columns. The rest as in `matmul`. `variant`,
-    `rows` and `tokens` (of a workgroup, the latter at most) force a form; default: what the tuner knows, else a rule.
-    Raises ArgumentError naming the argument.
+    x8: what `quantize_x8` returned for activations of w's row length. act: None, "silu" or "gelu": w holds gate rows
+    and then as many up rows, and y[n] = act(gate[n]) * up[n] has half as many columns. The rest as in `matmul`.
+    `variant`, `rows` and `tokens` (of a workgroup, the latter at most) force a form; default: what the tuner knows,
+    else a rule. Raises ArgumentError naming the argument.
     """
     made = matvec.product("matmul_dot", w, "x8", x8, y, bias, residual, y_stride, y_offset, act)
     n, k = w.shape
@@ -148,7 +148,7 @@ def matmul_dot(
 
 
 def _measured(device: BaseDevice, dtype: str, n: int, k: int, many: bool) -> dict[str, int]:
-    """A choice of the tuner, unless it names a shape that this version of the kernel does not have, or is for matmul."""
+    """A choice of the tuner, unless it is for matmul or names a shape that this version of the kernel does not have."""
     tuner = tuner_of(device)
     found = tuner.get(dot_key(dtype, n, k, many)) if tuner is not None else None
     usable = found and found.get("dot") == 1 and found.get("rows") in matvec.ROWS and found.get("tokens") in TOKENS

@@ -65,20 +65,22 @@ def matmul_wide(
 ) -> Chain:
     """Append y[r, y_offset + n] = act(sum_k w[n, k] a[r, k] + bias[n]) + residual[r, y_offset + n].
 
-    a is x, or with `norm` (f32 [K]) a = x / sqrt(mean(x^2) + eps) * norm. act: None, "silu" or "gelu": w holds gate rows
-    and then as many up rows, and y[n] = act(gate[n]) * up[n] has half as many columns. w: [N, K] of any weight type;
-    x: f32 [R, K] or wider; y: f32 [R, y_stride]; y_stride defaults to y's last dimension; residual like y, or y itself.
+    a is x, or with `norm` (f32 [K]) a = x / sqrt(mean(x^2) + eps) * norm. act: None, "silu" or "gelu": w holds gate
+    rows and then as many up rows, and y[n] = act(gate[n]) * up[n] has half as many columns. w: [N, K] of any weight
+    type; x: f32 [R, K] or wider; y: f32 [R, y_stride]; y_stride defaults to y's last dimension; residual like y, or y
+    itself.
     `variant` and `rows` (weight rows of a workgroup) force a form. Raises ArgumentError naming the argument.
     """
     made = matvec.product("matmul_wide", w, "x", x, y, bias, residual, y_stride, y_offset, act)
     n, k = w.shape
     if x.shape[1] < k or (w.dtype not in FLOATS and (k % 32 or x.shape[1] % 8)):
         raise ArgumentError(
-            f"matmul_wide: w is {w.dtype} [{n}, {k}], x rows have {x.shape[1]} elements; expected K or more and, unless w "
-            "is of floats, K to be a multiple of 32 and x's rows to be one of 8"
+            f"matmul_wide: w is {w.dtype} [{n}, {k}], x rows have {x.shape[1]} elements; expected K or more and, "
+            "unless w is of floats, K to be a multiple of 32 and x's rows to be one of 8"
         )
     if rows is not None and rows not in matvec.ROWS:
         raise ArgumentError(f"matmul_wide: rows is {rows}, expected one of {', '.join(map(str, matvec.ROWS))}")
     form = variant or variant_for(chain.device, w.dtype)
     tile = {t: shape_for(chain.device, form, n, k, t, rows) for t in TOKENS}
-    return matvec.append(chain, made, form, MOST_TOKENS, tile.__getitem__, {"norm": norm, "eps": eps})
+    others = {"norm": norm, "eps": eps, "NORM": int(norm is not None)}
+    return matvec.append(chain, made, form, MOST_TOKENS, tile.__getitem__, others)

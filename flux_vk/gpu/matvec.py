@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import ArgumentError
 from .buffer import Buffer
@@ -56,7 +57,7 @@ def product(
     kernel: str, w: Buffer, x_name: str, x: Buffer, y: Buffer, bias: Buffer | None, residual: Buffer | None,
     y_stride: int | None, y_offset: int, act: str | None,
 ) -> Product:  # fmt: skip
-    """Checks what the contracts cannot. Raises ArgumentError naming the argument, what was wanted and what was found."""
+    """Checks what the contracts cannot. Raises ArgumentError naming the argument, what was wanted and what it is."""
     if len(w.shape) != 2 or len(x.shape) != 2:
         raise ArgumentError(f"{kernel}: w is {w}, {x_name} is {x}; expected two dimensions each")
     if act not in ACTS:
@@ -84,7 +85,7 @@ def append(
     variant: str,
     most: int,
     tile: Callable[[int], Tile],
-    others: Mapping[str, Buffer | float | int | None],
+    others: Mapping[str, Any],
 ) -> Chain:
     """Append the dispatches: full tiles of `most` tokens, and a narrower one for the rest.
 
@@ -98,8 +99,9 @@ def append(
         cuts = [(0, r, most)]  # rows of y or x that cannot be bound on their own
     for start, stop, tokens in cuts:
         shape = tile(tokens)
-        values: dict[str, Buffer | float | int | None] = {
-            "w": made.w, made.x_name: made.x.rows(start, stop), "bias": made.bias, "y": _rows(made, made.y, start, stop),
+        values: dict[str, Any] = {
+            "w": made.w, made.x_name: made.x.rows(start, stop), "bias": made.bias,
+            "y": _rows(made, made.y, start, stop),
             "residual": None if made.residual is None else _rows(made, made.residual, start, stop),
             "y_stride": made.y_stride, "y_offset": made.y_offset, "ACT": made.act,
             "WG": shape.wg, "NR": max(shape.rows, 2) if made.act else shape.rows, "NT": shape.tokens, **others,

@@ -1,12 +1,13 @@
 // The end of the matrix-vector kernels: the sums of a workgroup's threads, then what follows the product, then y.
-// Needs the spec constants WG, NR, NT, ACT, the bindings y, bias, residual, the define SUBGROUP (1: subgroup arithmetic;
-// 0: shared memory alone, so no feature is needed), and SQUARES: 1 where `squares` is summed too, for the row's norm.
+// Needs the spec constants WG, NR, NT, ACT, the bindings y, bias, residual, and the defines SUBGROUP (1: subgroup
+// arithmetic; 0: shared memory alone, so no feature is needed) and NORMED (1: the spec constant NORM says whether `squares`
+// are summed too, for a norm in front).
 #include "include/math.glsl"
 
 float acc[NR * NT];                          // of this thread: weight row n and token t at n * NT + t
-#if SQUARES
-float squares[NT];
-const uint VALUES = NR * NT + NT;
+#if NORMED
+float squares[NT];                           // of this thread: sum of x^2 of every token
+const uint VALUES = NR * NT + NORM * NT;
 #else
 const uint VALUES = NR * NT;
 #endif
@@ -18,7 +19,7 @@ shared float partial[VALUES * WG];
 #endif
 
 float own_value(uint a) {
-#if SQUARES
+#if NORMED
     if (a >= NR * NT) return squares[a - NR * NT];
 #endif
     return acc[a];
@@ -64,8 +65,8 @@ float workgroup_value(uint a) {
 
 float before_act(uint n, uint t, uint row) {
     float v = workgroup_value(n * NT + t);
-#if SQUARES
-    if (p.has_norm != 0u) v *= 1.0 / sqrt(workgroup_value(NR * NT + t) / float(p.K) + p.eps);
+#if NORMED
+    if (NORM != 0u) v *= 1.0 / sqrt(workgroup_value(NR * NT + t) / float(p.K) + p.eps);
 #endif
     if (p.has_bias != 0u) v += bias[p.n0 + row];
     return v;

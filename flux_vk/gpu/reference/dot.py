@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .elementwise import geglu, swiglu
 from .quant import matmul
 
 Array = npt.NDArray[np.float64]
@@ -41,11 +42,7 @@ def matmul_wide(
 
 def _epilogue(y: Array, residual: Floats | None, first: int, act: int) -> Array:
     if act:
-        gate, up = np.split(y, 2, axis=1)
-        if act == 1:
-            y = gate / (1 + np.exp(-gate)) * up
-        else:
-            y = 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3))) * up
+        y = swiglu(y) if act == 1 else geglu(y)
     return y if residual is None else y + residual[:, first : first + y.shape[1]]
 
 
@@ -67,7 +64,7 @@ def quantize_x8(x: Floats, norm: Floats | None = None, *, eps: float = 0.0, k: i
 
 
 def pack_x8(d: npt.NDArray[np.float32], q: npt.NDArray[np.int8]) -> Words:
-    """Scales [R, blocks] and quants [R, blocks, 32] as the words of a row: low halves, high halves, scales with sums."""
+    """Scales [R, blocks] and quants [R, blocks, 32] as a row's words: low halves, high halves, scales with sums."""
     r, nb = d.shape
     sums = q.reshape(r, nb, 2, 16).sum(axis=3, dtype=np.int16)
     out = np.zeros((r, 10 * nb + 2 * (nb % 2)), np.uint32)
@@ -112,7 +109,7 @@ def matmul_dot(
 
 
 def dot_error_bound(w: Floats, x: Floats) -> Array:
-    """How far w times quantised x may be from w x, [R, N]: half a step a value, and a margin for rounding in float32."""
+    """How far w times quantised x may be from w x, [R, N]: half a step a value, and a margin for the division."""
     n, k = w.shape
     size = np.abs(w.astype(np.float64))
     blocks = np.zeros((len(x), -(-k // BLOCK), BLOCK))
