@@ -43,14 +43,19 @@ void main() {
     q_fill_levels();
     barrier();
 #endif
-    uint row[NR], x_row[NT];
-    [[unroll]] for (uint n = 0u; n < NR; n++) row[n] = weight_row(n0, n) * row_step;
+    uint row[NR], x_row[NT], me = gl_LocalInvocationID.x;
+    QRaw raw[NR], next[NR];                  // the next turn's loads are under way while this one is multiplied
+    [[unroll]] for (uint n = 0u; n < NR; n++) {
+        row[n] = weight_row(n0, n) * row_step;
+        if (me < units) next[n] = q_load(row[n], nb, me);
+    }
     [[unroll]] for (uint t = 0u; t < NT; t++) x_row[t] = min(t0 + t, p.R - 1u) * x_step;
     [[unroll]] for (uint a = 0u; a < NR * NT; a++) acc[a] = 0.0;
 
-    for (uint u = gl_LocalInvocationID.x; u < units; u += WG) {
-        QRaw raw[NR];
-        [[unroll]] for (uint n = 0u; n < NR; n++) raw[n] = q_load(row[n], nb, u);
+    for (uint u = me; u < units; u += WG) {
+        [[unroll]] for (uint n = 0u; n < NR; n++) raw[n] = next[n];
+        if (u + WG < units)
+            [[unroll]] for (uint n = 0u; n < NR; n++) next[n] = q_load(row[n], nb, u + WG);
         uvec4 x_low[NT], x_high[NT];
         uvec2 x_scale[NT];
         [[unroll]] for (uint t = 0u; t < NT; t++) {

@@ -1,6 +1,6 @@
 // Matrix product for GPUs and few tokens: WG threads share NR weight rows and stride along k, a thread taking 16 bytes of
 // every row (Q_UNIT weights). The activations of a stretch of WG units are staged in shared memory once, STAGE tokens at a
-// time, multiplied by `norm` on the way, and serve all NR rows; the loads of the weights are under way meanwhile.
+// time, multiplied by `norm` on the way, and serve all NR rows; the weights of the next stretch are under way meanwhile.
 // A row's bits depend on WG and the subgroup size alone, not on NR, NT, STAGE or its batch.
 #version 450
 #include "matmul_wide.contract.glsl"
@@ -15,6 +15,7 @@
 #endif
 
 shared vec4 staged[STAGE * WG * PIECES];
+QRaw raw[NR];                                // of this thread: its unit of every weight row
 
 // Where piece j of unit u of the stretch lies. Eight neighbouring threads that read the same j meet all banks.
 uint place(uint token, uint u, uint j) {
@@ -64,7 +65,7 @@ void stage(uint first, uint t0, uint token) {
 
 #if Q_FLOAT
 
-void multiply(QRaw raw[NR], uint u, uint token) {
+void multiply(uint u, uint token) {
     uint me = gl_LocalInvocationID.x;
     [[unroll]] for (uint j = 0u; j < PIECES; j++) {
         vec4 v[STAGE];
@@ -97,7 +98,7 @@ vec4 numbers(uint stored) {
 #endif
 }
 
-void multiply(QRaw raw[NR], uint u, uint token) {
+void multiply(uint u, uint token) {
     uint me = gl_LocalInvocationID.x;
     float part[NR * STAGE * PARTS], sums[STAGE * PARTS];
     [[unroll]] for (uint a = 0u; a < NR * STAGE * PARTS; a++) part[a] = 0.0;
@@ -159,22 +160,25 @@ void main() {
 #if Q_LEVELS
     q_fill_levels();                         // a barrier follows before the first use
 #endif
-    uint row[NR];
-    [[unroll]] for (uint n = 0u; n < NR; n++) row[n] = weight_row(n0, n) * row_step;
+    uint row[NR], me = gl_LocalInvocationID.x;
+    QRaw next[NR];
+    [[unroll]] for (uint n = 0u; n < NR; n++) {
+        row[n] = weight_row(n0, n) * row_step;
+        if (me < units) next[n] = q_load(row[n], nb, me);
+    }
     [[unroll]] for (uint a = 0u; a < NR * NT; a++) acc[a] = 0.0;
     [[unroll]] for (uint t = 0u; t < NT; t++) squares[t] = 0.0;
 
     for (uint first = 0u; first < units; first += WG) {
-        uint u = first + gl_LocalInvocationID.x;
-        bool live = u < units;
-        QRaw raw[NR];
-        if (live)
-            [[unroll]] for (uint n = 0u; n < NR; n++) raw[n] = q_load(row[n], nb, u);
+        uint u = first + me;
+        [[unroll]] for (uint n = 0u; n < NR; n++) raw[n] = next[n];
+        if (u + WG < units)
+            [[unroll]] for (uint n = 0u; n < NR; n++) next[n] = q_load(row[n], nb, u + WG);
         [[unroll]] for (uint token = 0u; token < NT; token += STAGE) {
             if (first + token > 0u) barrier();       // the stretch before has been read
             stage(first, t0, token);
             barrier();
-            if (live) multiply(raw, u, token);
+            if (u < units) multiply(u, token);
         }
     }
     finish(n0, t0);

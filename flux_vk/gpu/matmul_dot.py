@@ -100,7 +100,7 @@ def shape_for(device: BaseDevice, variant: str, n: int, k: int, tokens: int, row
     dtype, reduction = variant.rsplit(".", 1)
     wg = matvec.threads(dtype, k)
     if rows is None:
-        rows = 2 if n < 1024 or tokens >= 4 else 4
+        rows = 2 if n < 4096 or tokens >= 4 else 4
     room = int(device.limits["max_shared_bytes"]) - 64
     while 4 * rows * tokens * (wg // 4 if reduction == "sub" else wg) > room and rows > 1:
         rows //= 2

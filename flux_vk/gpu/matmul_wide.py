@@ -30,7 +30,7 @@ def shape_for(device: BaseDevice, variant: str, n: int, k: int, tokens: int, row
     dtype, reduction = variant.rsplit(".", 1)
     wg = matvec.threads(dtype, k)
     if rows is None:
-        rows = 2 if n < 1024 else 4 if n < 4096 or tokens >= 4 else 8
+        rows = 2 if n < 2048 else 4 if n < 16384 or tokens >= 4 else 8
     stage = min(tokens, 4)
     room = int(device.limits["max_shared_bytes"])
     while shared_bytes(dtype, reduction, Tile(wg, rows, tokens, stage)) > room and stage > 1:
