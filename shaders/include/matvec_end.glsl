@@ -55,7 +55,7 @@ void add_up() {
 
 float workgroup_value(uint a) {
 #if SUBGROUP
-    float v = 0.0;
+    precise float v = 0.0;                   // without it, a compiler may order the sum as it likes
     for (uint s = 0u; s < gl_NumSubgroups; s++) v += partial[a * gl_NumSubgroups + s];
     return v;
 #else
@@ -64,7 +64,7 @@ float workgroup_value(uint a) {
 }
 
 float before_act(uint n, uint t, uint row) {
-    float v = workgroup_value(n * NT + t);
+    precise float v = workgroup_value(n * NT + t);
 #if NORMED
     if (NORM != 0u) v *= 1.0 / sqrt(workgroup_value(NR * NT + t) / float(p.K) + p.eps);
 #endif
@@ -79,7 +79,7 @@ void finish(uint tile_row, uint t0) {
     for (uint o = gl_LocalInvocationID.x; o < columns * NT; o += WG) {
         uint c = o / NT, t = o % NT, column = (ACT == 0u ? tile_row : tile_row >> 1) + c, token = t0 + t;
         if (column >= all_columns || token >= p.R) continue;
-        float v;
+        precise float v;
         if (ACT == 0u) {
             v = before_act(c, t, column);
         } else {
