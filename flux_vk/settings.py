@@ -134,6 +134,14 @@ FAMILY = Variable(
     "their results differ in the last bits.",
     _choice("FLUX_VK_FAMILY", ("cpu", "gpu")),
 )
+INT_DOT = Variable(
+    "FLUX_VK_INT_DOT",
+    "auto",
+    "Whether matrix products may round activations to eight bits and multiply in integers: auto (where the device "
+    "does it in hardware and `python -m flux_vk.bench tune` found it faster), on (wherever the device is able), off. "
+    "Results differ by up to 1/254 of the largest of every 32 activations.",
+    lambda text, env: _choice("FLUX_VK_INT_DOT", ("auto", "on", "off"))(text, env) or "auto",
+)
 LOG = Variable(
     "FLUX_VK_LOG",
     "warning",
@@ -200,6 +208,7 @@ KOMPUTE_SDIST = Variable(
 VARIABLES: tuple[Variable[object], ...] = (
     DEVICE,
     FAMILY,
+    INT_DOT,
     LOG,
     CACHE_DIR,
     NO_CACHE,
@@ -218,6 +227,7 @@ class Settings:
 
     device: str | None
     family: str | None
+    int_dot: str
     log: str
     cache_dir: Path
     no_cache: bool
@@ -244,6 +254,7 @@ def settings(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         device=read(DEVICE, env),
         family=read(FAMILY, env),
+        int_dot=read(INT_DOT, env),
         log=read(LOG, env),
         cache_dir=read(CACHE_DIR, env),
         no_cache=read(NO_CACHE, env),

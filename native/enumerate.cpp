@@ -45,6 +45,12 @@ static py::list feature_words(const vk::PhysicalDevice& device) {
     if (f.has_v13) {
         add(f.v13.subgroupSizeControl, "subgroup_size_control");
         add(f.v13.shaderIntegerDotProduct, "integer_dot");
+        vk::PhysicalDeviceShaderIntegerDotProductProperties dot;
+        vk::PhysicalDeviceProperties2 with_dot;
+        with_dot.pNext = &dot;
+        device.getProperties2(&with_dot);
+        // Four signed bytes to a word, in fewer instructions than the shader would take for it.
+        add(f.v13.shaderIntegerDotProduct && dot.integerDotProduct4x8BitPackedSignedAccelerated, "integer_dot_fast");
     }
     add(has_extension(device, "VK_KHR_cooperative_matrix"), "cooperative_matrix");
     // A texel of four words; as many as a storage buffer binds elsewhere, so that windows serve both.

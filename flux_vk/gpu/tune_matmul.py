@@ -1,6 +1,8 @@
 """Measures the matmul shapes of a device for given matrices; `matmul` uses what was found from then on.
 
-Only shapes that keep the order of sums are tried. Not for: when to measure (`python -m flux_vk.bench tune`).
+Only shapes that keep the order of sums are tried. Where the device has fast integer dot products they are measured
+too, quantisation included, beside the best of those; `dot_wanted` looks at the result. Not for: when to measure
+(`python -m flux_vk.bench tune`).
 """
 
 from __future__ import annotations
@@ -10,13 +12,19 @@ from functools import partial
 
 import numpy as np
 
+from . import matmul_dot
 from .buffer import Buffer
 from .chain import Chain
 from .device import Device
 from .matmul import MOST_TOKENS, TOKENS, Tuned, matmul, shape_for, tuning_key, variant_for
+from .matvec import ROWS as DOT_ROWS
 from .tuner import Choice, tuner_of
 
 MANY = 32  # token rows that stand for a prompt
+COLD_BYTES = 256 << 20
+"""On a GPU a product is measured with so many copies of the weights in turn (MOST_COPIES at most): in a step they come
+from memory and not from a cache, and one product alone takes less time than its submit."""
+MOST_COPIES = 16
 ROWS = {"lane": (8, 16, 32), "wave": (1, 2, 4, 8)}
 
 
@@ -32,13 +40,22 @@ def tune(
     for dtype, n, k in dict.fromkeys(matrices):
         variant = variant_for(device, dtype)
         family = variant.rsplit(".", 1)[1]
-        w = device.weight_room(dtype, (n, k))
-        device.upload(w, np.zeros(w.nbytes, np.uint8))  # the time does not depend on the values
+        ws = [device.weight_room(dtype, (n, k))]
+        if device.family == "gpu":
+            copies = min(MOST_COPIES, max(1, COLD_BYTES // ws[0].nbytes))
+            ws += [device.weight_room(dtype, (n, k)) for _ in range(copies - 1)]
+        for w in ws:
+            device.upload(w, np.zeros(w.nbytes, np.uint8))  # the time does not depend on the values
         for many in (False, True):
             r = MANY if many else 1
             x, y = device.array(np.ones((r, k), np.float32)), device.empty((r, n))
             key = tuning_key(variant, n, k, many)
-            yield key, tuner.measure(device, key, candidates(n, k, family, many), partial(_build, w, x, y), repeat)
+            shapes = candidates(n, k, family, many)
+            yield key, tuner.measure(device, key, shapes, partial(_build, ws, x, y), repeat, len(ws))
+            if matmul_dot.FAST in device.features and matmul_dot.dot_able(device, dtype):
+                key = matmul_dot.dot_key(dtype, n, k, many)
+                shapes = dot_candidates(device, dtype, n, k, many)
+                yield key, tuner.measure(device, key, shapes, partial(_build_dot, ws, x, y), repeat, len(ws))
 
 
 def candidates(n: int, k: int, family: str, many: bool) -> list[dict[str, int]]:
@@ -54,5 +71,25 @@ def candidates(n: int, k: int, family: str, many: bool) -> list[dict[str, int]]:
     return found
 
 
-def _build(w: Buffer, x: Buffer, y: Buffer, chain: Chain, values: dict[str, int]) -> None:
-    matmul(chain, w=w, x=x, y=y, tuned=Tuned(**values))
+def _build(ws: list[Buffer], x: Buffer, y: Buffer, chain: Chain, values: dict[str, int]) -> None:
+    for w in ws:
+        matmul(chain, w=w, x=x, y=y, tuned=Tuned(**values))
+
+
+def dot_candidates(device: Device, dtype: str, n: int, k: int, many: bool) -> list[dict[str, int]]:
+    """The product without quantised activations, as it would be done otherwise (dot 0), then shapes of matmul_dot."""
+    family = variant_for(device, dtype).rsplit(".", 1)[1]
+    rule = shape_for(n, k, MOST_TOKENS[family] if many else 1, family)
+    found = [{"dot": 0, "rows": rule.rows, "tokens": rule.tokens}]
+    for tokens in [t for t in TOKENS if t > 1] if many else [1]:
+        found += [{"dot": 1, "rows": rows, "tokens": tokens} for rows in DOT_ROWS if rows <= max(n, 1)]
+    return found
+
+
+def _build_dot(ws: list[Buffer], x: Buffer, y: Buffer, chain: Chain, values: dict[str, int]) -> None:
+    for w in ws:
+        if values["dot"]:
+            x8 = matmul_dot.quantize_x8(chain, x=x)
+            matmul_dot.matmul_dot(chain, w=w, x8=x8, y=y, rows=values["rows"], tokens=values["tokens"])
+        else:
+            matmul(chain, w=w, x=x, y=y)

@@ -73,10 +73,12 @@ class Tuner:
         candidates: Sequence[dict[str, int]],
         build: Callable[[Chain, dict[str, int]], None],
         repeat: int = 9,
+        calls: int = 1,
     ) -> Choice:
         """Time the candidates in turn, `repeat` rounds, and keep the best; the first is the rule's own choice.
 
-        `build` appends the work of one candidate to a chain. Rounds alternate so that noise meets all alike.
+        `build` appends the work of one candidate to a chain, `calls` times; the times kept are those of one call.
+        Rounds alternate so that noise meets all alike.
         """
         recorded = []
         for values in candidates:
@@ -93,7 +95,7 @@ class Tuner:
                 step.submit()
                 step.wait()
                 times[i].append((time.perf_counter() - started) * 1e6)
-        medians = [statistics.median(t) for t in times]
+        medians = [statistics.median(t) / calls for t in times]
         best = min(range(len(medians)), key=lambda i: medians[i])
         if medians[best] > GAIN * medians[0]:
             best = 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from weights import random_raw
 
-from flux_vk.gpu import Chain, Device
+from flux_vk.gpu import Chain, Device, matmul_dot
 from flux_vk.gpu.matmul import Tuned, matmul, pieces, tuning_key, variant_for
 from flux_vk.gpu.tune_matmul import candidates, tune
 from flux_vk.gpu.tuner import Choice, Tuner, tuner_of
@@ -63,3 +63,24 @@ def test_tuning_is_used_and_changes_no_bits(device: Device, rng: np.random.Gener
         tuner._choices[names[1]] = Choice(odd, 1.0, 2.0)
         assert (product() == want).all(), "a choice of another version is left aside"
     del tuner._choices[names[0]], tuner._choices[names[1]]
+
+
+def test_integer_products_are_measured_where_they_are_fast(
+    device: Device, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the product that would be used otherwise, which stays the choice unless they are faster; floats never."""
+    if not matmul_dot.dot_able(device, "q4_k"):
+        pytest.skip("this device has no integer dot product")
+    monkeypatch.setattr(device, "features", device.features | {matmul_dot.FAST})
+    tuner = tuner_of(device)
+    assert tuner is not None
+    names = [name for name, _ in tune(device, [("q4_k", 24, 256), ("f16", 24, 256)], repeat=1)]
+    wanted = [matmul_dot.dot_key("q4_k", 24, 256, many) for many in (False, True)]
+    assert [n for n in names if ".dot" in n] == wanted
+    monkeypatch.delenv("FLUX_VK_INT_DOT", raising=False)
+    for key, many in zip(wanted, (False, True), strict=True):
+        chosen = tuner.get(key)
+        assert chosen is not None and set(chosen) == {"dot", "rows", "tokens"}
+        assert matmul_dot.dot_wanted(device, "q4_k", 24, 256, many) == (chosen["dot"] == 1)
+    for name in names:
+        del tuner._choices[name]
