@@ -89,7 +89,7 @@ class Loop:
 
     def _join(self) -> Iterator[Drawn]:
         """Give slots to those who wait, run their prompts and draw their first tokens. Nothing is in flight."""
-        while self._may_join():
+        while not self._in_flight and self._may_join():
             joining = self._open_some()
             if not joining:
                 return

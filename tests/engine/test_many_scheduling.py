@@ -99,6 +99,22 @@ def test_who_waits_joins_when_another_ends(null: Model) -> None:
     assert [len(g.tokens) for g in many.generations] == [20, 20, 4, 20, 20, 20] and free(null)
 
 
+@pytest.mark.parametrize("first", range(3))
+def test_a_slot_that_somebody_gives_back_is_taken(null: Model, first: int) -> None:
+    """Also between the first token and the next, when steps are in flight."""
+    sessions = [null.session() for _ in range(3)]
+    many = null.start_many([[1] * 4] * 3, GREEDY, max_tokens=12)
+    for _ in range(1 + first):
+        assert next(many)[0] == 0
+    sessions.pop().close()
+    order = [i for i, _ in many]
+    assert [order.count(i) for i in range(3)] == [11 - first, 12, 12]
+    assert order.index(1) < 4 and order.index(2) > order.index(1)
+    for s in sessions:
+        s.close()
+    assert free(null)
+
+
 def test_an_end_token_ends_one_text(null: Model) -> None:
     eos = null.tokenizer.eos_id
     assert eos is not None
