@@ -6,6 +6,7 @@
 #include "matmul_wide.contract.glsl"
 #include "include/quant_wide.glsl"
 #define NORMED 1
+#define MAXIMA 1
 #include "include/matvec_end.glsl"
 
 #define PIECES (Q_UNIT / 4u)                 // groups of four activations of a unit

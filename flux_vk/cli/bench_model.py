@@ -237,8 +237,7 @@ def _generate(
     if batch == 1:
         stream = ((0, token) for token in model.start(ids, params, max_tokens=n))
     else:
-        start_many: Callable[..., Iterable[tuple[int, Any]]] = model.start_many  # type: ignore[attr-defined]
-        stream = start_many([ids] * batch, params, max_tokens=n)
+        stream = model.start_many([ids] * batch, params, max_tokens=n)
     waiting = batch
     for index, _ in stream:
         last = time.perf_counter()

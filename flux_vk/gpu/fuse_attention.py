@@ -65,7 +65,7 @@ def _fits(chain: Chain, product: Operation, rope: Operation, attention: Operatio
     device, qkv, step = chain.device, rope["qkv"], product.steps[0]
     if product.call.kernel != "matmul" or len(product.steps) != 1 or not isinstance(step, Dispatch):
         return False
-    lane = step.variant.name.endswith(".lane") and str(attention["variant"]).endswith(".lane")
+    lane = step.contract.name == "matmul" and str(attention["variant"]).endswith(".lane")
     able = device.limits["max_bindings"] >= len(kernels.contract("matmul_attention").bindings)
     plain = all(product[name] is None for name in ("residual", "act", "maxima"))
     alone = attention["counters"] is not None and attention["indirect"] is None and not attention["SPLIT"]

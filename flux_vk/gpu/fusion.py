@@ -77,7 +77,8 @@ def _gives_gates(o: Operation, x: Buffer) -> bool:
     if o.call.kernel != "matmul" or not same(o["y"], x) or o["act"] is not None or o["residual"] is not None:
         return False
     w: Buffer = o["w"]
-    return w.shape[0] == x.shape[1] == o["y_stride"] and not o["y_offset"] and can_gate(w.device, w)
+    whole = w.shape[0] == x.shape[1] and o["y_stride"] in (None, x.shape[1]) and not o["y_offset"]
+    return whole and can_gate(w.device, w)
 
 
 def give_maxima(chain: Chain, logits: Buffer, maxima: Buffer, clear: Buffer) -> bool:
@@ -102,7 +103,8 @@ def give_maxima(chain: Chain, logits: Buffer, maxima: Buffer, clear: Buffer) -> 
 
 def _gives_logits(o: Operation, logits: Buffer) -> bool:
     plain = all(o[name] is None for name in ("bias", "residual", "act", "maxima")) and not o["y_offset"]
-    return o.call.kernel == "matmul" and same(o["y"], logits) and plain
+    able = all(s.name.startswith(("matmul--", "matmul_wide--")) for s in o.steps)
+    return o.call.kernel == "matmul" and same(o["y"], logits) and plain and able
 
 
 def _again(chain: Chain, o: Operation, **changes: Any) -> Operation:

@@ -6,6 +6,8 @@ front, a gate, bias and residual behind are part of it. Not for: CPU drivers, an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..errors import ArgumentError
 from . import kernels, matvec
 from .buffer import Buffer
@@ -60,8 +62,10 @@ def matmul_wide(
     residual: Buffer | None = None,
     y_stride: int | None = None,
     y_offset: int = 0,
+    maxima: Buffer | None = None,
     variant: str | None = None,
-    rows: int | None = None,
+    rows: int | Mapping[int, int] | None = None,
+    most: int = MOST_TOKENS,
 ) -> Chain:
     """Append y[r, y_offset + n] = act(sum_k w[n, k] a[r, k] + bias[n]) + residual[r, y_offset + n].
 
@@ -69,7 +73,9 @@ def matmul_wide(
     rows and then as many up rows, and y[n] = act(gate[n]) * up[n] has half as many columns. w: [N, K] of any weight
     type; x: f32 [R, K] or wider; y: f32 [R, y_stride]; y_stride defaults to y's last dimension; residual like y, or y
     itself.
-    `variant` and `rows` (weight rows of a workgroup) force a form. Raises ArgumentError naming the argument.
+    maxima: u32 [R, blocks], zeros before; takes the largest key of each block of y's rows.
+    `variant`, `rows` (weight rows of a workgroup, perhaps by its number of tokens) and `most` (its most tokens) force a
+    form. Raises ArgumentError naming the argument.
     """
     made = matvec.product("matmul_wide", w, "x", x, y, bias, residual, y_stride, y_offset, act)
     n, k = w.shape
@@ -78,9 +84,10 @@ def matmul_wide(
             f"matmul_wide: w is {w.dtype} [{n}, {k}], x rows have {x.shape[1]} elements; expected K or more and, "
             "unless w is of floats, K to be a multiple of 32 and x's rows to be one of 8"
         )
-    if rows is not None and rows not in matvec.ROWS:
+    given = rows if isinstance(rows, Mapping) else {} if rows is None else dict.fromkeys(TOKENS, rows)
+    if not set(given.values()) <= set(matvec.ROWS):
         raise ArgumentError(f"matmul_wide: rows is {rows}, expected one of {', '.join(map(str, matvec.ROWS))}")
     form = variant or variant_for(chain.device, w.dtype)
-    tile = {t: shape_for(chain.device, form, n, k, t, rows) for t in TOKENS}
+    tile = {t: shape_for(chain.device, form, n, k, t, given.get(t)) for t in TOKENS}
     others = {"norm": norm, "eps": eps, "NORM": int(norm is not None)}
-    return matvec.append(chain, made, form, MOST_TOKENS, tile.__getitem__, others)
+    return matvec.append(chain, made, form, most, tile.__getitem__, others, maxima)

@@ -1,6 +1,6 @@
-"""What the matrix-vector kernels for GPUs (matmul_wide, matmul_dot) have in common: checks, tiles, the dispatches.
+"""What the matrix products (matmul_lane, matmul_wide, matmul_dot) have in common: checks, tiles, the dispatches.
 
-Not for: choosing between kernels (the callers) or the family for CPU drivers (matmul.py).
+Not for: choosing between them (matmul.py).
 """
 
 from __future__ import annotations
@@ -86,18 +86,21 @@ def append(
     most: int,
     tile: Callable[[int], Tile],
     others: Mapping[str, Any],
+    maxima: Buffer | None = None,
 ) -> Chain:
     """Append the dispatches: full tiles of `most` tokens, and a narrower one for the rest.
 
-    tile: the shape for a number of tokens. others: further arguments of the kernel. The cut changes no bits.
+    tile: the shape for a number of tokens. others: further arguments of the kernel. maxima: of the rows of y, for kernels
+    that find them. The cut changes no bits.
     """
     r = made.x.shape[0]
     unit = chain.device.alignment // 4
     width = made.x.shape[1]
-    cuts = list(_cuts(r, most))
-    if len(cuts) > 1 and (cuts[0][1] * made.y_stride % unit or cuts[0][1] * width % unit):
-        cuts = [(0, r, most)]  # rows of y or x that cannot be bound on their own
-    for start, stop, tokens in cuts:
+    pieces = list(cuts(r, most))
+    first = pieces[0][1] if pieces else 0
+    if len(pieces) > 1 and (first * made.y_stride % unit or first * width % unit or maxima is not None):
+        pieces = [(0, r, most)]  # rows of y or x that cannot be bound on their own
+    for start, stop, tokens in pieces:
         shape = tile(tokens)
         values: dict[str, Any] = {
             "w": made.w, made.x_name: made.x.rows(start, stop), "bias": made.bias,
@@ -108,11 +111,14 @@ def append(
         }  # fmt: skip
         if made.kernel == "matmul_wide":
             values["STAGE"] = shape.stage
+        if maxima is not None:
+            values |= {"maxima": maxima, "max_stride": maxima.shape[1], "STAT": 1}
         chain.dispatch(made.kernel, variant=variant, **values)
     return chain
 
 
-def _cuts(r: int, most: int) -> Iterator[tuple[int, int, int]]:
+def cuts(r: int, most: int) -> Iterator[tuple[int, int, int]]:
+    """(first, end, tokens of a workgroup) of full tiles and of one narrower tile for the rest."""
     full = r // most * most
     if full:
         yield 0, full, most

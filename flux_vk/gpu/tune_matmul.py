@@ -12,12 +12,13 @@ from functools import partial
 
 import numpy as np
 
-from . import matmul_dot
+from . import matmul_dot, matmul_lane, matmul_wide
 from .buffer import Buffer
 from .chain import Chain
-from .device import Device
-from .matmul import MOST_TOKENS, TOKENS, Tuned, matmul, shape_for, tuning_key, variant_for
+from .device import BaseDevice, Device
+from .matmul import Tuned, matmul, rows_of, tuning_key, variant_for
 from .matvec import ROWS as DOT_ROWS
+from .matvec import TOKENS, Tile
 from .tuner import Choice, tuner_of
 
 MANY = 32  # token rows that stand for a prompt
@@ -25,7 +26,6 @@ COLD_BYTES = 256 << 20
 """On a GPU a product is measured with so many copies of the weights in turn (MOST_COPIES at most): in a step they come
 from memory and not from a cache, and one product alone takes less time than its submit."""
 MOST_COPIES = 16
-ROWS = {"lane": (8, 16, 32), "wave": (1, 2, 4, 8)}
 
 
 def tune(
@@ -39,7 +39,6 @@ def tune(
     assert tuner is not None
     for dtype, n, k in dict.fromkeys(matrices):
         variant = variant_for(device, dtype)
-        family = variant.rsplit(".", 1)[1]
         ws = [device.weight_room(dtype, (n, k))]
         if device.family == "gpu":
             copies = min(MOST_COPIES, max(1, COLD_BYTES // ws[0].nbytes))
@@ -50,7 +49,7 @@ def tune(
             r = MANY if many else 1
             x, y = device.array(np.ones((r, k), np.float32)), device.empty((r, n))
             key = tuning_key(variant, n, k, many)
-            shapes = candidates(n, k, family, many)
+            shapes = candidates(device, variant, n, k, many)
             yield key, tuner.measure(device, key, shapes, partial(_build, ws, x, y), repeat, len(ws))
             if matmul_dot.FAST in device.features and matmul_dot.dot_able(device, dtype):
                 key = matmul_dot.dot_key(dtype, n, k, many)
@@ -58,13 +57,20 @@ def tune(
                 yield key, tuner.measure(device, key, shapes, partial(_build_dot, ws, x, y), repeat, len(ws))
 
 
-def candidates(n: int, k: int, family: str, many: bool) -> list[dict[str, int]]:
+def rule(device: BaseDevice, variant: str, n: int, k: int, many: bool) -> Tile:
+    """The shape that is used without a measurement."""
+    if variant.endswith(".lane"):
+        return matmul_lane.shape_for(n, matmul_lane.MOST_TOKENS if many else 1)
+    return matmul_wide.shape_for(device, variant, n, k, matmul_wide.MOST_TOKENS if many else 1)
+
+
+def candidates(device: BaseDevice, variant: str, n: int, k: int, many: bool) -> list[dict[str, int]]:
     """Shapes to try, the rule's own first."""
     widths = [t for t in TOKENS if t > 1] if many else [1]
-    rule = shape_for(n, k, MOST_TOKENS[family] if many else 1, family)
-    found = [{"rows": rule.rows, "tokens": rule.tokens}]
+    own = rule(device, variant, n, k, many)
+    found = [{"rows": own.rows, "tokens": own.tokens}]
     for tokens in widths:
-        for rows in ROWS[family]:
+        for rows in rows_of(variant):
             values = {"rows": rows, "tokens": tokens}
             if values not in found and rows <= max(n, 1):
                 found.append(values)
@@ -78,9 +84,8 @@ def _build(ws: list[Buffer], x: Buffer, y: Buffer, chain: Chain, values: dict[st
 
 def dot_candidates(device: Device, dtype: str, n: int, k: int, many: bool) -> list[dict[str, int]]:
     """The product without quantised activations, as it would be done otherwise (dot 0), then shapes of matmul_dot."""
-    family = variant_for(device, dtype).rsplit(".", 1)[1]
-    rule = shape_for(n, k, MOST_TOKENS[family] if many else 1, family)
-    found = [{"dot": 0, "rows": rule.rows, "tokens": rule.tokens}]
+    own = rule(device, variant_for(device, dtype), n, k, many)
+    found = [{"dot": 0, "rows": own.rows, "tokens": own.tokens}]
     for tokens in [t for t in TOKENS if t > 1] if many else [1]:
         found += [{"dot": 1, "rows": rows, "tokens": tokens} for rows in DOT_ROWS if rows <= max(n, 1)]
     return found

@@ -1,8 +1,11 @@
 // The end of the matrix-vector kernels: the sums of a workgroup's threads, then what follows the product, then y.
 // Needs the spec constants WG, NR, NT, ACT, the bindings y, bias, residual, and the defines SUBGROUP (1: subgroup
 // arithmetic; 0: shared memory alone, so no feature is needed) and NORMED (1: the spec constant NORM says whether `squares`
-// are summed too, for a norm in front).
+// are summed too, for a norm in front). With MAXIMA also the spec constant STAT and the binding maxima.
 #include "include/math.glsl"
+#if MAXIMA
+#include "include/logit_key.glsl"
+#endif
 
 float acc[NR * NT];                          // of this thread: weight row n and token t at n * NT + t
 #if NORMED
@@ -89,5 +92,8 @@ void finish(uint tile_row, uint t0) {
         uint at = token * p.y_stride + p.y_offset + p.n0 + column;
         if (p.has_residual != 0u) v += residual[at];
         y[at] = v;
+#if MAXIMA
+        if (STAT != 0u) atomicMax(maxima[token * p.max_stride + block_of(p.n0 + column)], key_of(v));
+#endif
     }
 }

@@ -8,7 +8,8 @@ import pytest
 from flux_vk.errors import ArgumentError
 from flux_vk.formats.blocks import RUNNABLE, runnable
 from flux_vk.gpu import Chain, Device, kernels
-from flux_vk.gpu.matmul import FLOATS, MOST_TOKENS, TOKENS, Tuned, matmul, pieces
+from flux_vk.gpu.matmul import FLOATS, matmul
+from flux_vk.gpu.matvec import TOKENS, cuts
 from flux_vk.gpu.reference.quant import matmul as reference
 from tests.gpu.harness import Guarded, nmse
 from tests.gpu.weights import random_raw, values
@@ -16,11 +17,12 @@ from tests.gpu.weights import random_raw, values
 pytestmark = pytest.mark.kernel
 LIMIT = 1e-9
 EPS = 1e-3
-VARIANTS = [f"{t}.{family}" for t in RUNNABLE for family in ("lane", "wave")]
+VARIANTS = [f"{t}.{family}" for t in RUNNABLE for family in ("lane", "sub")]
 
 
 def skip_unless_able(device: Device, variant: str) -> None:
-    needed = set(kernels.contract("matmul").variant(variant).requires) - set(device.features)
+    contract = kernels.contract("matmul" if variant.endswith(".lane") else "matmul_wide")
+    needed = set(contract.variant(variant).requires) - set(device.features)
     if needed:
         pytest.skip(f"this device lacks {', '.join(sorted(needed))}")
 
@@ -96,7 +98,7 @@ def test_batch_invariance(device: Device, rng: np.random.Generator, variant: str
         np.testing.assert_array_equal(got.view(np.uint32), alone[first : first + r].view(np.uint32))
 
 
-@pytest.mark.parametrize("variant", ["q4_0.lane", "q4_0.wave", "f32.lane", "f32.wave"])
+@pytest.mark.parametrize("variant", ["q4_0.lane", "q4_0.sub", "f32.lane", "f32.sub"])
 @pytest.mark.parametrize("n", [1, 7, 255, 256, 257])
 def test_row_counts(device: Device, rng: np.random.Generator, variant: str, n: int) -> None:
     """Any number of weight rows, and the shortest rows there are."""
@@ -108,8 +110,8 @@ def test_row_counts(device: Device, rng: np.random.Generator, variant: str, n: i
     assert nmse(run(device, variant, raw, (n, k), x), reference(values(raw, dtype, (n, k)), x)) < LIMIT
 
 
-@pytest.mark.parametrize("variant", ["q4_0.lane", "q4_0.wave", "iq4_nl.lane", "f16.lane", "f16.wave"])
-@pytest.mark.parametrize("spec", [(8, 8, 2, 4), (8, 16, 1, 0), (32, 4, 1, 0), (32, 2, 8, 4), (64, 1, 4, 0)])
+@pytest.mark.parametrize("variant", ["q4_0.lane", "iq4_nl.lane", "f16.lane"])
+@pytest.mark.parametrize("spec", [(8, 8, 2, 4), (8, 16, 1, 0), (8, 32, 4, 8)])
 def test_shapes_of_a_workgroup(
     device: Device, rng: np.random.Generator, variant: str, spec: tuple[int, int, int, int]
 ) -> None:
@@ -133,7 +135,7 @@ def test_shapes_of_a_workgroup(
     assert nmse(y.numpy(), reference(values(raw, dtype, shape), x)) < LIMIT
 
 
-@pytest.mark.parametrize("variant", ["q5_0.lane", "q5_0.wave"])
+@pytest.mark.parametrize("variant", ["q5_0.lane", "q5_0.sub"])
 def test_windows(device: Device, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
     """A matrix larger than one binding may span gives what a small one gives."""
     skip_unless_able(device, variant)
@@ -165,14 +167,12 @@ def test_default_variant_and_no_rows(device: Device, rng: np.random.Generator) -
     assert len(matmul(Chain(device), w=w, x=device.empty((0, 32)), y=device.empty((0, 8)))) == 0
 
 
-def test_pieces_cover_every_row_once() -> None:
-    for family, most in MOST_TOKENS.items():
-        for many in (None, Tuned(4, 2), Tuned(8, 8)):
-            for r in range(1, 70):
-                cut = pieces(r, 896, 896, family, None, many)
-                assert [p.start for p in cut] == [0, *(p.stop for p in cut[:-1])] and cut[-1].stop == r
-                assert all(p.shape.tokens in TOKENS and p.stop > p.start for p in cut)
-                assert max(p.shape.tokens for p in cut) <= (many.tokens if many else most)
+def test_cuts_cover_every_row_once() -> None:
+    for most in TOKENS:
+        for r in range(1, 70):
+            cut = list(cuts(r, most))
+            assert [first for first, _, _ in cut] == [0, *(end for _, end, _ in cut[:-1])] and cut[-1][1] == r
+            assert all(tokens in TOKENS and tokens <= most and end > first for first, end, tokens in cut)
 
 
 def test_arguments(device: Device) -> None:

@@ -9,7 +9,8 @@ import pytest
 from weights import random_raw
 
 from flux_vk.gpu import Chain, Device, matmul_dot
-from flux_vk.gpu.matmul import Tuned, matmul, pieces, tuning_key, variant_for
+from flux_vk.gpu.matmul import Tuned, matmul, tuning_key, variant_for
+from flux_vk.gpu.matvec import cuts
 from flux_vk.gpu.tune_matmul import candidates, tune
 from flux_vk.gpu.tuner import Choice, Tuner, tuner_of
 
@@ -47,9 +48,8 @@ def test_tuning_is_used_and_changes_no_bits(device: Device, rng: np.random.Gener
 
     want = product()
     variant = variant_for(device, "q4_k")
-    family = variant.rsplit(".", 1)[1]
     for many in (False, True):
-        for values in candidates(n, k, family, many):
+        for values in candidates(device, variant, n, k, many):
             assert (product(Tuned(**values)) == want).all(), values
     names = [name for name, _ in tune(device, [("q4_k", n, k)] * 2, repeat=1)]
     assert names == [tuning_key(variant, n, k, m) for m in (False, True)]
@@ -57,7 +57,7 @@ def test_tuning_is_used_and_changes_no_bits(device: Device, rng: np.random.Gener
     assert tuner is not None
     tuner._choices[names[1]] = Choice({"rows": 8, "tokens": 2}, 1.0, 2.0)
     matmul(chain := Chain(device), w=w, x=x, y=device.empty((11, n)))
-    assert len(chain) == len(pieces(11, n, k, family, None, Tuned(8, 2))) == 2
+    assert len(chain) == len(list(cuts(11, 2))) == 2
     assert (product() == want).all()
     for odd in ({"rows": 0, "tokens": 2}, {"rows": 8, "tokens": 3}, {"lanes": 8}):
         tuner._choices[names[1]] = Choice(odd, 1.0, 2.0)
