@@ -126,8 +126,6 @@ static py::dict describe(const vk::Instance& instance, const vk::PhysicalDevice&
     limits["max_grid"] = counts;
     limits["max_workgroup_size"] = sizes;
     limits["subgroup_size"] = subgroup.subgroupSize;
-    // Smaller than subgroup_size only where a pipeline may ask for it.
-    limits["min_subgroup_size"] = p.apiVersion >= VK_API_VERSION_1_3 ? sizes_of_subgroups.minSubgroupSize : subgroup.subgroupSize;
     limits["timestamp_period_ns"] = p.limits.timestampComputeAndGraphics ? p.limits.timestampPeriod : 0.0f;
     d["limits"] = limits;
     const CoopMatrix matrices = cooperative_matrices(instance, device);
@@ -138,6 +136,10 @@ static py::dict describe(const vk::Instance& instance, const vk::PhysicalDevice&
     if (usable)
         for (uint32_t size : {usable->m, usable->n, usable->k}) shape.append(size);
     limits["coopmat_shape"] = shape;
+    // Invocations of a subgroup that multiplies matrices: Intel's do it by 16 where 32 are the default.
+    constexpr uint32_t intel = 0x8086;
+    const bool choice = p.apiVersion >= VK_API_VERSION_1_3 && sizes_of_subgroups.minSubgroupSize <= 16;
+    limits["coopmat_lanes"] = p.vendorID == intel && choice ? std::min(16u, subgroup.subgroupSize) : subgroup.subgroupSize;
     d["features"] = feature_words(device, matrices);
     uint64_t local = 0;
     auto memory = device.getMemoryProperties();

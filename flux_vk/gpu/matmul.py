@@ -136,6 +136,7 @@ def matmul(
     maxima: Buffer | None = None,
     variant: str | None = None,
     tuned: Tuned | None = None,
+    prompt: bool = False,
 ) -> Chain:
     """Append y[r, y_offset + n] = sum_k w[n, k] x[r, k] (+ bias[n]) (+ residual[r, y_offset + n]).
 
@@ -146,9 +147,18 @@ def matmul(
     y[r, y_offset + n] = act(gate n) * up n, for n < N / 2; w must then fit one binding of the device.
     maxima: u32 [R, blocks], zeros before; takes the largest key of each block of y's rows, as `sample_stats` would find
     them. Not with bias, residual, act or y_offset.
+    prompt: the rows of x are a prompt's, which GPUs multiply by tiles (matmul_tile.py), in other arithmetic than decode.
     `variant` forces one form of the kernel ("q4_k.wave"), `tuned` a shape (default: what the device's tuner knows).
     Raises ArgumentError naming the argument, the shape wanted and the shape got.
     """
+    if prompt and variant is None and maxima is None:
+        from .matmul_tile import matmul_tile, tile_variant_for
+
+        if (tiled := tile_variant_for(chain.device, w.dtype)) is not None:
+            return matmul_tile(
+                chain, w=w, x=x, y=y, bias=bias, residual=residual, y_stride=y_stride, y_offset=y_offset, norm=norm,
+                eps=eps, act=act, variant=tiled,
+            )  # fmt: skip
     n, k, r = _checked(w, x)
     columns = n if act is None else n // 2
     if act not in ACTIVATIONS or (act is not None and (n % 2 or not can_gate(chain.device, w))):
