@@ -33,7 +33,7 @@ void main() {
     tile_begin();
     uint group = gl_SubgroupID, row = group % across * TM, token = group / across * TN, nb = q_blocks(p.K);
     CM_ACC acc[in_m * in_n];
-    [[unroll]] for (uint a = 0u; a < in_m * in_n; a++) { cm_zero(acc[a]); }
+    CM_LOOP (uint a = 0u; a < in_m * in_n; a++) { cm_zero(acc[a]); }
 
     if (AHEAD != 0u) tile_fetch(0u);
     for (uint b = 0u; b < nb; b++) {
@@ -41,15 +41,15 @@ void main() {
         tile_store(b);
         barrier();
         if (AHEAD != 0u && b + 1u < nb) tile_fetch(b + 1u);      // arrives while this step is computed
-        [[unroll]] for (uint k = 0u; k < BK; k += CM_K) {
+        CM_LOOP (uint k = 0u; k < BK; k += CM_K) {
             CM_A w_part[in_m];
-            [[unroll]] for (uint m = 0u; m < in_m; m++) {
+            CM_LOOP (uint m = 0u; m < in_m; m++) {
                 cm_load_a(w_part[m], tile_w, (row + m * CM_M) * STRIDE + k);
             }
-            [[unroll]] for (uint n = 0u; n < in_n; n++) {
+            CM_LOOP (uint n = 0u; n < in_n; n++) {
                 CM_B x_part;
                 cm_load_b(x_part, tile_x, (token + n * CM_N) * STRIDE + k);
-                [[unroll]] for (uint m = 0u; m < in_m; m++) {
+                CM_LOOP (uint m = 0u; m < in_m; m++) {
                     cm_mul_add(w_part[m], x_part, acc[m * in_n + n]);
                 }
             }
@@ -60,20 +60,20 @@ void main() {
     tile_end();
     const uint made = ACT == 0u ? in_m : in_m / 2u;
     uint own = group * CM_M * CM_N, column = row / (ACT == 0u ? 1u : 2u);
-    [[unroll]] for (uint n = 0u; n < in_n; n++)
-        [[unroll]] for (uint m = 0u; m < made; m++) {
+    CM_LOOP (uint n = 0u; n < in_n; n++)
+        CM_LOOP (uint m = 0u; m < made; m++) {
             float sums[each], ups[each];
             cm_store(acc[m * in_n + n], pieces, own);
             subgroupBarrier();
-            [[unroll]] for (uint e = 0u; e < each; e++) sums[e] = pieces[own + e * SG + gl_SubgroupInvocationID];
+            CM_LOOP (uint e = 0u; e < each; e++) sums[e] = pieces[own + e * SG + gl_SubgroupInvocationID];
             subgroupBarrier();
             if (ACT != 0u) {
                 cm_store(acc[(in_m - made + m) * in_n + n], pieces, own);
                 subgroupBarrier();
-                [[unroll]] for (uint e = 0u; e < each; e++) ups[e] = pieces[own + e * SG + gl_SubgroupInvocationID];
+                CM_LOOP (uint e = 0u; e < each; e++) ups[e] = pieces[own + e * SG + gl_SubgroupInvocationID];
                 subgroupBarrier();
             }
-            [[unroll]] for (uint e = 0u; e < each; e++) {
+            CM_LOOP (uint e = 0u; e < each; e++) {
                 uint flat_ = e * SG + gl_SubgroupInvocationID, t = token + n * CM_N + flat_ / CM_M;
                 tile_write(column + m * CM_M + flat_ % CM_M, t, sums[e], ACT == 0u ? 0.0 : ups[e], token_scale(t));
             }
