@@ -18,6 +18,7 @@ T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
 FUSIONS = ("norm", "act", "attention", "head")
+PREFILL_WORDS = ("auto", "exact", "f32", "f16", "coopmat")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("", "0", "false", "no", "off")
@@ -120,6 +121,10 @@ def _fusion(text: str, env: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _prefill(text: str, env: Mapping[str, str]) -> str:
+    return _choice("FLUX_VK_PREFILL", PREFILL_WORDS)(text, env) or "auto"
+
+
 DEVICE = Variable(
     "FLUX_VK_DEVICE",
     "the best device: discrete before integrated before CPU",
@@ -181,6 +186,15 @@ STEPS_AHEAD = Variable(
     "and more are thrown away where a text ends early.",
     _steps_ahead,
 )
+PREFILL = Variable(
+    "FLUX_VK_PREFILL",
+    "auto",
+    "The arithmetic of a prompt's matrix products: exact (the kernel and the bits of decode), f32 (tiles of 32-bit "
+    "floats), f16 (tiles of 16-bit floats, 32-bit sums), coopmat (cooperative matrices, likewise), or auto: exact on "
+    "CPU drivers, on a GPU the last of these that it has. All but exact differ from decode in the last bits; f16 and "
+    "coopmat round weights and activations to 11 bits.",
+    _prefill,
+)
 REFERENCE = Variable(
     "FLUX_VK_REFERENCE",
     "`../shared/reference` beside the repository",
@@ -215,6 +229,7 @@ VARIABLES: tuple[Variable[object], ...] = (
     MARKERS,
     FUSION,
     STEPS_AHEAD,
+    PREFILL,
     REFERENCE,
     TEST_SEED,
     KOMPUTE_SDIST,
@@ -234,6 +249,7 @@ class Settings:
     markers: bool
     fusion: tuple[str, ...]
     steps_ahead: int | None
+    prefill: str
     reference: Path | None
     test_seed: int | None
     kompute_sdist: Path | None
@@ -261,6 +277,7 @@ def settings(environ: Mapping[str, str] | None = None) -> Settings:
         markers=read(MARKERS, env),
         fusion=read(FUSION, env),
         steps_ahead=read(STEPS_AHEAD, env),
+        prefill=read(PREFILL, env),
         reference=read(REFERENCE, env),
         test_seed=read(TEST_SEED, env),
         kompute_sdist=read(KOMPUTE_SDIST, env),

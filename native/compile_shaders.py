@@ -20,6 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from coopmat_khr import RewriteError, to_khr  # noqa: E402  (beside this script)
+
 from flux_vk.errors import FluxError  # noqa: E402  (the package is not installed while it is being built)
 from flux_vk.gpu.contract import Contract, Variant, glsl_interface, load  # noqa: E402
 
@@ -31,7 +33,7 @@ def sources_digest(shaders: Path) -> bytes:
     """Hash of what every kernel depends on: shared heads and the generator."""
     digest = hashlib.sha256()
     shared = [p for f in dict.fromkeys((shaders, ROOT / "shaders")) for p in sorted((f / "include").glob("*.glsl"))]
-    generator = [Path(__file__), ROOT / "flux_vk" / "gpu" / "contract.py"]
+    generator = [Path(__file__), ROOT / "native" / "coopmat_khr.py", ROOT / "flux_vk" / "gpu" / "contract.py"]
     for path in [*shared, *generator]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.digest()
@@ -68,8 +70,14 @@ def compile_variant(
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             return f"{contract.name}--{variant.name}: {done.stdout}{done.stderr}"
+        code = made.read_bytes()
+        if variant.rewrite == "coopmat_khr":
+            try:
+                code = to_khr(code)
+            except RewriteError as error:
+                return f"{contract.name}--{variant.name}: no KHR form: {error}"
         partial = target.with_suffix(f".{os.getpid()}.part")
-        partial.write_bytes(made.read_bytes())
+        partial.write_bytes(code)
         partial.replace(target)
     mark.write_text(stamp)
     return None

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "coopmat.hpp"
 #include "enumerate.hpp"
 #include "errors.hpp"
 
@@ -67,10 +68,29 @@ void Context::open(uint32_t index, const std::string& cache_bytes) {
     on.base.pNext = &on.v11;
     on.v11.pNext = &on.v12;
     on.v12.pNext = has.has_v13 ? &on.v13 : nullptr;
+    on.v13.pNext = nullptr;
     subgroup_size_control = has.has_v13 && has.v13.subgroupSizeControl;
+    full_subgroups = has.has_v13 && has.v13.computeFullSubgroups;
     std::vector<const char*> extensions;
     memory_budget = has_extension(*physical, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
     if (memory_budget) extensions.push_back(VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+    // Cooperative matrices, where a shape is of use to us; their shaders declare the Vulkan memory model.
+    const CoopMatrix matrices = cooperative_matrices(*instance, *physical);
+    VkPhysicalDeviceCooperativeMatrixFeaturesKHR coop_khr{};
+    coop_khr.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR;
+    coop_khr.cooperativeMatrix = VK_TRUE;
+    vk::PhysicalDeviceCooperativeMatrixFeaturesNV coop_nv(VK_TRUE);
+    void** tail = has.has_v13 ? &on.v13.pNext : &on.v12.pNext;
+    if (usable_shape(matrices.khr)) {
+        extensions.push_back(VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
+        *tail = &coop_khr;
+        tail = &coop_khr.pNext;
+    }
+    if (usable_shape(matrices.nv)) {
+        extensions.push_back(VK_NV_COOPERATIVE_MATRIX_EXTENSION_NAME);
+        *tail = &coop_nv;
+    }
+    on.v12.vulkanMemoryModel = usable_shape(matrices.khr) || usable_shape(matrices.nv);
     vk::DeviceCreateInfo info({}, 1, &queue_info, 0, nullptr, uint32_t(extensions.size()), extensions.data());
     info.pNext = &on.base;
     device = std::make_shared<vk::Device>(physical->createDevice(info));
@@ -224,7 +244,10 @@ Pipeline::Pipeline(std::shared_ptr<Context> c, const std::string& n, const std::
     vk::SpecializationInfo specialization(uint32_t(entries.size()), entries.data(), spec.size() * 4, spec.data());
     vk::PipelineShaderStageCreateInfo stage({}, vk::ShaderStageFlagBits::eCompute, module, "main", &specialization);
     vk::PipelineShaderStageRequiredSubgroupSizeCreateInfo required(subgroup_size);
+    // A kernel that asks for a size works by whole subgroups.
     if (subgroup_size && context->subgroup_size_control) stage.pNext = &required;
+    if (subgroup_size && context->full_subgroups)
+        stage.flags |= vk::PipelineShaderStageCreateFlagBits::eRequireFullSubgroups;
     try {
         handle = device.createComputePipeline(context->cache, vk::ComputePipelineCreateInfo({}, stage, layout)).value;
     } catch (const vk::SystemError&) {

@@ -35,6 +35,7 @@ class Context {
     float timestamp_period = 1.0f;
     uint32_t timestamp_bits = 64;
     bool subgroup_size_control = false;
+    bool full_subgroups = false;
     bool memory_budget = false;
 
     std::string cache_data() const;

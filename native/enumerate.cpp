@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "coopmat.hpp"
 #include "errors.hpp"
 
 namespace py = pybind11;
@@ -30,7 +31,7 @@ Features::Features(const vk::PhysicalDevice& device) {
     device.getFeatures2(&base);
 }
 
-static py::list feature_words(const vk::PhysicalDevice& device) {
+static py::list feature_words(const vk::PhysicalDevice& device, const CoopMatrix& matrices) {
     Features f(device);
     py::list words;
     auto add = [&](bool there, const char* word) {
@@ -44,6 +45,7 @@ static py::list feature_words(const vk::PhysicalDevice& device) {
     add(f.base.features.shaderInt64, "int64");
     if (f.has_v13) {
         add(f.v13.subgroupSizeControl, "subgroup_size_control");
+        add(f.v13.computeFullSubgroups, "full_subgroups");
         add(f.v13.shaderIntegerDotProduct, "integer_dot");
         vk::PhysicalDeviceShaderIntegerDotProductProperties dot;
         vk::PhysicalDeviceProperties2 with_dot;
@@ -52,10 +54,11 @@ static py::list feature_words(const vk::PhysicalDevice& device) {
         // Four signed bytes to a word, in fewer instructions than the shader would take for it.
         add(f.v13.shaderIntegerDotProduct && dot.integerDotProduct4x8BitPackedSignedAccelerated, "integer_dot_fast");
     }
-    add(has_extension(device, "VK_KHR_cooperative_matrix"), "cooperative_matrix");
     // A texel of four words; as many as a storage buffer binds elsewhere, so that windows serve both.
     constexpr uint32_t texels = 1u << 27;
     add(device.getProperties().limits.maxTexelBufferElements >= texels, "texel_buffers");
+    add(usable_shape(matrices.khr).has_value(), "coopmat_khr");
+    add(usable_shape(matrices.nv).has_value(), "coopmat_nv");
     vk::PhysicalDeviceSubgroupProperties subgroup;
     vk::PhysicalDeviceProperties2 properties;
     properties.pNext = &subgroup;
@@ -74,7 +77,21 @@ static std::string version_text(uint32_t v) {
            std::to_string(VK_API_VERSION_PATCH(v));
 }
 
-static py::dict describe(const vk::PhysicalDevice& device) {
+// Every shape with the extension that has it; limits["coopmat_shape"] is the one our kernels take.
+static py::list shape_list(const CoopMatrix& matrices) {
+    py::list out;
+    auto append = [&](const char* api, const std::vector<CoopShape>& shapes) {
+        for (const auto& s : shapes)
+            out.append(py::dict(py::arg("api") = api, py::arg("m") = s.m, py::arg("n") = s.n, py::arg("k") = s.k,
+                                py::arg("a") = s.a, py::arg("b") = s.b, py::arg("c") = s.c,
+                                py::arg("result") = s.result, py::arg("scope") = s.scope));
+    };
+    append("khr", matrices.khr);
+    append("nv", matrices.nv);
+    return out;
+}
+
+static py::dict describe(const vk::Instance& instance, const vk::PhysicalDevice& device) {
     vk::PhysicalDeviceSubgroupProperties subgroup;
     vk::PhysicalDeviceMaintenance3Properties maintenance;
     vk::PhysicalDeviceDriverProperties driver;
@@ -82,6 +99,8 @@ static py::dict describe(const vk::PhysicalDevice& device) {
     properties.pNext = &subgroup;
     subgroup.pNext = &maintenance;
     maintenance.pNext = &driver;
+    vk::PhysicalDeviceSubgroupSizeControlProperties sizes_of_subgroups;
+    if (device.getProperties().apiVersion >= VK_API_VERSION_1_3) driver.pNext = &sizes_of_subgroups;
     device.getProperties2(&properties);
     const auto& p = properties.properties;
     py::dict d;
@@ -115,7 +134,19 @@ static py::dict describe(const vk::PhysicalDevice& device) {
     limits["subgroup_size"] = subgroup.subgroupSize;
     limits["timestamp_period_ns"] = p.limits.timestampComputeAndGraphics ? p.limits.timestampPeriod : 0.0f;
     d["limits"] = limits;
-    d["features"] = feature_words(device);
+    const CoopMatrix matrices = cooperative_matrices(instance, device);
+    d["coopmat"] = shape_list(matrices);
+    auto usable = usable_shape(matrices.khr);
+    if (!usable) usable = usable_shape(matrices.nv);
+    py::list shape;
+    if (usable)
+        for (uint32_t size : {usable->m, usable->n, usable->k}) shape.append(size);
+    limits["coopmat_shape"] = shape;
+    // Invocations of a subgroup that multiplies matrices: Intel's do it by 16 where 32 are the default.
+    constexpr uint32_t intel = 0x8086;
+    const bool choice = p.apiVersion >= VK_API_VERSION_1_3 && sizes_of_subgroups.minSubgroupSize <= 16;
+    limits["coopmat_lanes"] = p.vendorID == intel && choice ? std::min(16u, subgroup.subgroupSize) : subgroup.subgroupSize;
+    d["features"] = feature_words(device, matrices);
     uint64_t local = 0;
     auto memory = device.getMemoryProperties();
     for (uint32_t i = 0; i < memory.memoryHeapCount; i++)
@@ -128,7 +159,7 @@ py::list enumerate_devices() {
     auto instance = make_instance();
     py::list out;
     try {
-        for (const auto& device : instance->enumeratePhysicalDevices()) out.append(describe(device));
+        for (const auto& device : instance->enumeratePhysicalDevices()) out.append(describe(*instance, device));
     } catch (...) {
         instance->destroy();
         throw;

@@ -76,6 +76,8 @@ class Variant:
     types: dict[str, str] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
     prefer: str | None = None
+    subgroup: str | None = None  # the constant that says of how many invocations every subgroup must be
+    rewrite: str | None = None  # what is done to the compiled module; native/compile_shaders.py knows the words
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ _KEYS = {
     "dispatch": "grid",
     "cost": "bytes flops arguments",
     "tolerance": "nmse",
-    "variants": "name shader defines types requires prefer",
+    "variants": "name shader defines types requires prefer subgroup rewrite",
     "window": "binding push",
 }
 
@@ -217,7 +219,7 @@ def _build(d: dict[str, Any]) -> Contract:
     variants = [
         Variant(
             v["name"], v.get("shader", shader), dict(v.get("defines", {})), dict(v.get("types", {})),
-            tuple(v.get("requires", [])), v.get("prefer"),
+            tuple(v.get("requires", [])), v.get("prefer"), v.get("subgroup"), v.get("rewrite"),
         )
         for v in d.get("variants", [{"name": "default"}])
     ]  # fmt: skip
@@ -300,6 +302,10 @@ def _check_bindings(c: Contract) -> None:
                 raise ContractError(f"variant {v.name}: types names {name!r}, which is no binding")
         if v.prefer not in (None, "cpu", "gpu"):
             raise ContractError(f"variant {v.name}: prefer is {v.prefer!r}, expected cpu or gpu")
+        if v.subgroup is not None and v.subgroup not in {s.name for s in c.spec}:
+            raise ContractError(f"variant {v.name}: subgroup is {v.subgroup!r}, which is no constant of the contract")
+        if v.rewrite not in (None, "coopmat_khr"):
+            raise ContractError(f"variant {v.name}: rewrite is {v.rewrite!r}, expected coopmat_khr")
 
 
 def _check_constants(c: Contract) -> None:

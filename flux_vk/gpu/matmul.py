@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ArgumentError
-from . import matmul_dot, matmul_lane, matmul_wide, matvec
+from . import matmul_dot, matmul_lane, matmul_tile, matmul_wide, matvec
 from .buffer import Buffer
 from .chain import Chain
 from .device import BaseDevice
 from .matvec import TOKENS
 from .tuner import tuner_of
 
-FLOATS = matmul_wide.FLOATS
+FLOATS = matvec.FLOATS
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def matmul(
     eps: float = 0.0,
     act: str | None = None,
     maxima: Buffer | None = None,
+    prompt: bool = False,
     variant: str | None = None,
     tuned: Tuned | None = None,
 ) -> Chain:
@@ -82,18 +83,23 @@ def matmul(
     y[r, y_offset + n] = act(gate n) * up n, for n < N / 2; w must then fit one binding of the device.
     maxima: u32 [R, blocks], zeros before; takes the largest key of each block of y's rows, as `sample_stats` would find
     them. Not with bias, residual, act or y_offset.
-    `variant` forces one form of the kernel ("q4_k.lane", "q4_k.sub"), `tuned` a shape (default: what the device's tuner
-    knows). A row's bits do not depend on R. Raises ArgumentError naming the argument, the shape wanted and the shape got.
+    prompt: the rows are a prompt's, which GPUs multiply by tiles (matmul_tile.py), in other arithmetic than decode's.
+    `variant` forces one form of the kernel ("q4_k.lane", "q4_k.sub"), `tuned` a shape (default: what the tuner
+    knows). A row's bits do not depend on R. Raises ArgumentError naming the argument, what was wanted and what it is.
     """
-    n, k = _checked(w, x)
+    n, k = matvec.checked("matmul", w, x)
     if maxima is not None and (bias is not None or residual is not None or act is not None or y_offset):
         raise ArgumentError("matmul: maxima are of the product alone; leave out bias, residual, act and y_offset")
     given = {
         "w": w, "x": x, "y": y, "bias": bias, "residual": residual, "y_stride": y_stride, "y_offset": y_offset,
-        "norm": norm, "eps": eps, "act": act, "maxima": maxima, "variant": variant, "tuned": tuned,
+        "norm": norm, "eps": eps, "act": act, "maxima": maxima, "prompt": prompt, "variant": variant,
+        "tuned": tuned,
     }  # fmt: skip
     end: dict[str, Any] = {"act": act, "bias": bias, "residual": residual, "y_stride": y_stride, "y_offset": y_offset}
     with chain.call("matmul", given):
+        tiled = matmul_tile.tile_variant_for(chain.device, w.dtype) if prompt and variant is None else None
+        if tiled is not None and maxima is None:
+            return matmul_tile.matmul_tile(chain, w=w, x=x, y=y, norm=norm, eps=eps, variant=tiled, **end)
         if variant is None and maxima is None and matmul_dot.dot_wanted(chain.device, w.dtype, n, k):
             x8 = matmul_dot.quantize_x8(chain, x=x, k=k, norm=norm, eps=eps)
             return matmul_dot.matmul_dot(chain, w=w, x8=x8, y=y, **end)
@@ -113,15 +119,3 @@ def matmul(
 def can_gate(device: BaseDevice, w: Buffer) -> bool:
     """Whether a product with these weights can end with a gated activation: gate and up rows must be bound together."""
     return w.nbytes <= device.max_range
-
-
-def _checked(w: Buffer, x: Buffer) -> tuple[int, int]:
-    if len(w.shape) != 2 or len(x.shape) != 2 or x.dtype != "f32" or x.shape[1] < w.shape[1]:
-        raise ArgumentError(f"matmul: w is {w}, x is {x}; expected w [N, K] and x f32 [R, K] (or wider)")
-    n, k = w.shape
-    if w.dtype not in FLOATS and (k % 32 or x.shape[1] % 8):
-        raise ArgumentError(
-            f"matmul: w is {w.dtype} [{n}, {k}], x rows have {x.shape[1]} elements; expected K to be a multiple of 32, "
-            "and x's rows to be one of 8"
-        )
-    return n, k

@@ -15,7 +15,6 @@ from .chain import Chain
 from .device import BaseDevice
 from .matvec import TOKENS, UNIT, Tile
 
-FLOATS = ("f32", "f16", "bf16")
 MOST_TOKENS = 8
 
 
@@ -78,12 +77,7 @@ def matmul_wide(
     form. Raises ArgumentError naming the argument.
     """
     made = matvec.product("matmul_wide", w, "x", x, y, bias, residual, y_stride, y_offset, act)
-    n, k = w.shape
-    if x.shape[1] < k or (w.dtype not in FLOATS and (k % 32 or x.shape[1] % 8)):
-        raise ArgumentError(
-            f"matmul_wide: w is {w.dtype} [{n}, {k}], x rows have {x.shape[1]} elements; expected K or more and, "
-            "unless w is of floats, K to be a multiple of 32 and x's rows to be one of 8"
-        )
+    n, k = matvec.checked("matmul_wide", w, x)
     given = rows if isinstance(rows, Mapping) else {} if rows is None else dict.fromkeys(TOKENS, rows)
     if not set(given.values()) <= set(matvec.ROWS):
         raise ArgumentError(f"matmul_wide: rows is {rows}, expected one of {', '.join(map(str, matvec.ROWS))}")

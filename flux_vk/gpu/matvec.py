@@ -13,6 +13,7 @@ from ..errors import ArgumentError
 from .buffer import Buffer
 from .chain import Chain
 
+FLOATS = ("f32", "f16", "bf16")
 TOKENS = (1, 2, 4, 8)
 ROWS = (1, 2, 4, 8)
 ACTS = {None: 0, "silu": 1, "gelu": 2}
@@ -90,8 +91,8 @@ def append(
 ) -> Chain:
     """Append the dispatches: full tiles of `most` tokens, and a narrower one for the rest.
 
-    tile: the shape for a number of tokens. others: further arguments of the kernel. maxima: of the rows of y, for kernels
-    that find them. The cut changes no bits.
+    tile: the shape for a number of tokens. others: further arguments of the kernel. maxima: of the rows of y, for
+    kernels that find them. The cut changes no bits.
     """
     r = made.x.shape[0]
     unit = chain.device.alignment // 4
@@ -138,3 +139,16 @@ def _rows(made: Product, b: Buffer, start: int, stop: int) -> Buffer:
 def threads(dtype: str, k: int) -> int:
     """Threads of a workgroup. They decide the order of the sums, so they follow from the matrix alone."""
     return 64 if k >= 64 * UNIT.get(dtype, 32) else 32
+
+
+def checked(kernel: str, w: Buffer, x: Buffer) -> tuple[int, int]:
+    """N and K of a product. Raises ArgumentError where w and x do not fit together."""
+    if len(w.shape) != 2 or len(x.shape) != 2 or x.dtype != "f32" or x.shape[1] < w.shape[1]:
+        raise ArgumentError(f"{kernel}: w is {w}, x is {x}; expected w [N, K] and x f32 [R, K] (or wider)")
+    n, k = w.shape
+    if w.dtype not in FLOATS and (k % 32 or x.shape[1] % 8):
+        raise ArgumentError(
+            f"{kernel}: w is {w.dtype} [{n}, {k}], x rows have {x.shape[1]} elements; expected K to be a multiple of "
+            "32, and x's rows to be one of 8"
+        )
+    return n, k

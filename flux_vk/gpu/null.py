@@ -56,7 +56,8 @@ class NullDevice(BaseDevice):
         self.kind = kind
         self.features = features
         self.limits = {
-            "storage_alignment": 16, "max_bindings": 32, "max_storage_buffer_range": 128 << 20, "max_allocation": 2 << 30,
+            "storage_alignment": 16, "max_bindings": 32, "max_storage_buffer_range": 128 << 20,
+            "max_allocation": 2 << 30,
             "max_grid": [65535, 65535, 65535], "max_shared_bytes": 32768, "subgroup_size": 8,
             "timestamp_period_ns": 0.0, **limits,
         }  # fmt: skip

@@ -64,9 +64,11 @@ class Pipelines:
 
 def _make(device: Device, kernel: str, variant: str, spec: tuple[int, ...]) -> Any:
     c, code, name = kernels.contract(kernel), kernels.spirv(kernel, variant), f"{kernel}--{variant}"
-    texel = c.texel_mask(c.variant(variant).shader)
+    form = c.variant(variant)
+    texel = c.texel_mask(form.shader)
+    lanes = next((v for s, v in zip(c.spec, spec, strict=True) if s.name == form.subgroup), 0)
     try:
-        return device.native.pipeline(name, code, len(c.bindings), c.push_bytes, list(spec), 0, texel)
+        return device.native.pipeline(name, code, len(c.bindings), c.push_bytes, list(spec), lanes, texel)
     except VulkanError as error:
         constants = ", ".join(f"{s.name}={v}" for s, v in zip(c.spec, spec, strict=True)) or "no constants"
         raise type(error)(f"{device.name} does not compile {name} ({constants}): {error}", error.result) from None

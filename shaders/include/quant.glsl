@@ -1,5 +1,6 @@
 // One weight type read by independent threads: eight weights of a sub-block of 32 at a time.
-// Needs the binding `w` as uint and the define QTYPE. The CPU-shaped matmul reads whole planes: quant_rows.glsl.
+// Needs the binding `w` as uint and the define QTYPE, and with the define Q_WIDE also as `w2` (uvec2) and `w4` (uvec4).
+// The CPU-shaped matmul reads whole planes: quant_rows.glsl.
 #include "include/quant_types.glsl"
 
 // Weights 4i..4i+3 (low) and 16+4i..16+4i+3 (high) of a sub-block, i in 0..3:
@@ -8,6 +9,14 @@ struct QEight {
     vec4 low, high;                  // stored values
     vec2 scale, minimum;             // of the low and the high four
 };
+
+#ifdef Q_WIDE
+#define Q_TWO(at) w2[(at) >> 1]
+#define Q_FOUR(at) w4[(at) >> 2]
+#else
+#define Q_TWO(at) uvec2(w[at], w[(at) + 1u])
+#define Q_FOUR(at) uvec4(w[at], w[(at) + 1u], w[(at) + 2u], w[(at) + 3u])
+#endif
 
 uint q_half_word(uint at16) {        // 16 bits, `at16` counted in halves of words
     return (w[at16 >> 1] >> (16u * (at16 & 1u))) & 0xffffu;
@@ -32,14 +41,14 @@ QEight q_read(uint row, uint k, uint b, uint i) {
     r.minimum = vec2(0.0);
 #if QTYPE == F32
     uint last = (q_stride(k) >> 2) - 4u, at = row + min(b * 32u + i * 4u, last);
-    r.low = uintBitsToFloat(uvec4(w[at], w[at + 1u], w[at + 2u], w[at + 3u]));
+    r.low = uintBitsToFloat(Q_FOUR(at));
     at = row + min(b * 32u + 16u + i * 4u, last);
-    r.high = uintBitsToFloat(uvec4(w[at], w[at + 1u], w[at + 2u], w[at + 3u]));
+    r.high = uintBitsToFloat(Q_FOUR(at));
 #elif Q_FLOAT
     uint last = (q_stride(k) >> 2) - 2u, at = row + min(b * 16u + i * 2u, last);
-    uvec2 l = uvec2(w[at], w[at + 1u]);
+    uvec2 l = Q_TWO(at);
     at = row + min(b * 16u + 8u + i * 2u, last);
-    uvec2 h = uvec2(w[at], w[at + 1u]);
+    uvec2 h = Q_TWO(at);
 #if QTYPE == F16
     r.low = vec4(unpackHalf2x16(l.x), unpackHalf2x16(l.y));
     r.high = vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y));

@@ -10,8 +10,8 @@ import pytest
 from flux_vk.errors import ArgumentError
 from flux_vk.formats.blocks import RUNNABLE, runnable
 from flux_vk.gpu import Chain, Device
-from flux_vk.gpu.matmul_wide import FLOATS, matmul_wide, shape_for, shared_bytes
-from flux_vk.gpu.matvec import ROWS, TOKENS
+from flux_vk.gpu.matmul_wide import matmul_wide, shape_for, shared_bytes
+from flux_vk.gpu.matvec import FLOATS, ROWS, TOKENS
 from flux_vk.gpu.null import NullDevice
 from flux_vk.gpu.reference.dot import matmul_wide as reference
 from tests.gpu.harness import Guarded, nmse

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .elementwise import geglu, swiglu
+
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -44,6 +46,33 @@ def matmul(
         y = (gate / (1 + np.exp(-gate)) if act == "silu" else 0.5 * gate * (1 + tanh)) * y[:, n:]
     if residual is not None:
         y = y + residual[:, y_offset + n0 : y_offset + n0 + n]
+    return y
+
+
+def matmul_tile(
+    w: Floats,
+    x: Floats,
+    bias: Floats | None = None,
+    residual: Floats | None = None,
+    norm: Floats | None = None,
+    *,
+    y_offset: int = 0,
+    n0: int = 0,
+    eps: float = 0.0,
+    act: int = 0,
+) -> Array:
+    """As matmul; x is normed where norm [K] is given; act 1: swiglu of the N columns, 2: geglu, before residual."""
+    n, k = w.shape
+    v: Array = x[:, :k].astype(np.float64)
+    if norm is not None:
+        v = v / np.sqrt((v * v).mean(axis=1, keepdims=True) + eps) * norm.astype(np.float64)
+    y = v @ w.astype(np.float64).T
+    if bias is not None:
+        y = y + bias[n0 : n0 + n]
+    if act:
+        y = swiglu(y) if act == 1 else geglu(y)
+    if residual is not None:
+        y = y + residual[:, y_offset + n0 : y_offset + n0 + y.shape[1]]
     return y
 
 
