@@ -123,11 +123,6 @@ def main(args: argparse.Namespace) -> int:
 
 def opened(path: Path, device: str | None, setup: Setup, context: int | None, kv_type: str) -> Model:
     """The model, with room for what will be measured."""
-    if setup.streams > 1 and not hasattr(Model, "start_many"):
-        raise InputError(
-            f"--batch {setup.streams}: this version decodes one stream at a time (Model.start_many is missing); "
-            "expected --batch 1"
-        )
     kv_tokens = None
     if setup.streams > 1:
         # A page more for each than it will fill: the engine begins a stream only where those that run can still grow.

@@ -84,7 +84,7 @@ def test_streams_are_timed_together(model: Model, monkeypatch: pytest.MonkeyPatc
         for _ in range(max_tokens):
             yield from [(i, next(s)) for i, s in enumerate(streams)]
 
-    monkeypatch.setattr(Model, "start_many", start_many, raising=False)
+    monkeypatch.setattr(Model, "start_many", start_many)
     setup = bench_model.Setup((), (4,), depths=(0,), batches=(1, 3), repeat=2)
     one, three = bench_model.run(model, setup)
     assert (one.name, three.name, three.batch) == ("tg4", "tg4 x3", 3)
@@ -93,7 +93,7 @@ def test_streams_are_timed_together(model: Model, monkeypatch: pytest.MonkeyPatc
     def short(self: Model, prompts: list[list[int]], params: Any, *, max_tokens: int) -> Iterator[Any]:
         yield from start_many(self, prompts, params, max_tokens=max_tokens - 1)
 
-    monkeypatch.setattr(Model, "start_many", short, raising=False)
+    monkeypatch.setattr(Model, "start_many", short)
     with pytest.raises(bench_model.Unequal, match=r"expected 4 of each of 3"):
         bench_model.run(model, setup)
 
@@ -104,28 +104,26 @@ def test_streams_that_wait_for_each_other_are_not_timed(model: Model, monkeypatc
         for i, prompt in enumerate(prompts):
             yield from ((i, token) for token in self.start(prompt, params, max_tokens=max_tokens))
 
-    monkeypatch.setattr(Model, "start_many", start_many, raising=False)
+    monkeypatch.setattr(Model, "start_many", start_many)
     with pytest.raises(bench_model.Unequal, match="not decoded together"):
         bench_model.run(model, bench_model.Setup((), (4,), batches=(2,), repeat=1))
 
 
 @pytest.mark.kernel
-def test_room_for_all_streams(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_for_all_streams(demo_model: Path) -> None:
     """Each has the pages it needs and one more."""
-    monkeypatch.setattr(Model, "start_many", lambda *_: None, raising=False)
     setup = bench_model.Setup((), (8,), depths=(0, 100), batches=(1, 4))
     with bench_model.opened(demo_model, None, setup, None, "f16") as m:
         assert m.context >= setup.context == 109 and m.runner.slots.n == 4
         assert m.runner.pool.n_pages >= 4 * 5
 
 
-def test_batches_need_an_engine_that_has_them(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delattr(Model, "start_many", raising=False)
-    assert bench.main(["model", "--batch", "2"]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and "--batch 2" in err and "one stream" in err
+@pytest.mark.kernel
+def test_streams_of_the_demo_model(capsys: pytest.CaptureFixture[str]) -> None:
+    """One submit a step, and nothing recorded again, for any number of streams."""
+    told = found(capsys, "model", "--pp", "none", "--tg", "4", "--depth", "0,100", "--batch", "1,3,8")
+    assert [(r["depth"], r["batch"]) for r in told["results"]] == [(d, b) for d in (0, 100) for b in (1, 3, 8)]
+    assert all(r["submits"] == 1 and r["recorded"] == "never" for r in told["results"]), told["results"]
 
 
 @pytest.mark.kernel
