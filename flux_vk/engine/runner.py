@@ -86,7 +86,7 @@ class Runner:
         b = self.buffers
         chain = Chain(self.device, b.arena, name=f"prefill of {rows}")
         io = b.step_io(b.ids.rows(0, rows), b.pos.rows(0, rows), b.slot.rows(0, rows), n_logits, context=context)
-        build_step(chain, self.config, b.weights, io, rows=rows, n_logits=n_logits)
+        build_step(chain, self.config, b.weights, io, rows=rows, n_logits=n_logits, prompt=True)
         if sample:
             add_sampling(chain, b.sampler, io.logits, b.last_slot, b.last_pos, n=n_logits, logprobs=logprobs)
         return chain

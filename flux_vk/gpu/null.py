@@ -57,12 +57,8 @@ class NullDevice(BaseDevice):
         self.features = features
         self.limits = {
             "storage_alignment": 16, "max_bindings": 32, "max_storage_buffer_range": 128 << 20,
-<<<<<<< HEAD
             "max_allocation": 2 << 30,
             "max_grid": [65535, 65535, 65535], "max_shared_bytes": 32768, "subgroup_size": 8,
-=======
-            "max_allocation": 2 << 30, "max_grid": [65535, 65535, 65535], "max_shared_bytes": 32768, "subgroup_size": 8,
->>>>>>> e8c37cb (A benchmark case for the product that goes on with attention; streams through the engine's own batches)
             "timestamp_period_ns": 0.0, **limits,
         }  # fmt: skip
         self.native = _NullNative()

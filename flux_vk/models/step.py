@@ -54,12 +54,19 @@ class StepIO:
 
 
 def build_step(
-    chain: Chain, cfg: ModelConfig, weights: Weights, io: StepIO, rows: int, n_logits: int | None = None
+    chain: Chain,
+    cfg: ModelConfig,
+    weights: Weights,
+    io: StepIO,
+    rows: int,
+    n_logits: int | None = None,
+    prompt: bool = False,
 ) -> None:
     """Appends a forward step over the first `rows` rows to a chain.
 
     n_logits: `rows` or None = logits of every row, in order; a smaller number = of the rows that
-    io.logit_rows names; 0 = none, the step only fills the cache. Raises ArgumentError where sizes do not fit.
+    io.logit_rows names; 0 = none, the step only fills the cache. prompt: the rows are of prompts, which GPUs multiply by
+    tiles (matmul_tile), in other arithmetic than a decode step's rows; on CPU drivers it makes no difference. Raises ArgumentError where sizes do not fit.
     """
     n_logits = rows if n_logits is None else n_logits
     if not 0 <= n_logits <= rows:
@@ -67,7 +74,7 @@ def build_step(
     if len(io.kcache) != cfg.n_layers or len(io.vcache) != cfg.n_layers:
         raise ArgumentError(f"StepIO has caches for {len(io.kcache)} layers; the model has {cfg.n_layers}")
     start = len(chain)
-    step = Step(chain, cfg, weights, io, rows, n_logits)
+    step = Step(chain, cfg, weights, io, rows, n_logits, prompt)
     layer = architecture(cfg.arch).layer
     x = step.embed()
     for i in range(cfg.n_layers):
@@ -90,6 +97,7 @@ class Step:
     io: StepIO
     rows: int
     n_logits: int
+    prompt: bool = False
     _normed: dict[str, tuple[Buffer, Buffer]] = field(default_factory=dict)
 
     def embed(self) -> Buffer:
@@ -138,7 +146,8 @@ class Step:
         y = self._new(x.shape[0], width)
         offset = 0
         for w, bias in parts:
-            matmul(self.chain, w=w, x=x, y=y, bias=bias, residual=residual, y_stride=width, y_offset=offset)
+            end = {"bias": bias, "residual": residual, "y_stride": width, "y_offset": offset}
+            matmul(self.chain, w=w, x=x, y=y, prompt=self.prompt, **end)
             offset += w.shape[0]
         return y
 
@@ -231,7 +240,7 @@ class Step:
         return y
 
     def head(self, x: Buffer) -> None:
-        """Output norm, output matrix and soft-cap, into io.logits."""
+        """Output norm, output matrix and soft-cap, into io.logits; as in a decode step, whatever the rows are."""
         n = self.rms_norm(x, "output_norm")
         logits = self.io.logits.rows(0, self.n_logits)
         matmul(self.chain, w=self.weights["output.weight"], x=n, y=logits)
