@@ -64,9 +64,10 @@ def build_step(
 ) -> None:
     """Appends a forward step over the first `rows` rows to a chain.
 
-    n_logits: `rows` or None = logits of every row, in order; a smaller number = of the rows that
-    io.logit_rows names; 0 = none, the step only fills the cache. prompt: the rows are of prompts, which GPUs multiply by
-    tiles (matmul_tile), in other arithmetic than a decode step's rows; on CPU drivers it makes no difference. Raises ArgumentError where sizes do not fit.
+    n_logits: `rows` or None = logits of every row, in order; a smaller number = of the rows that io.logit_rows names;
+    0 = none, the step only fills the cache. prompt: the rows are of prompts, which GPUs multiply by tiles (matmul_tile),
+    in other arithmetic than a decode step's; on CPU drivers it makes no difference. Raises ArgumentError where sizes do
+    not fit.
     """
     n_logits = rows if n_logits is None else n_logits
     if not 0 <= n_logits <= rows:
@@ -146,7 +147,7 @@ class Step:
         y = self._new(x.shape[0], width)
         offset = 0
         for w, bias in parts:
-            end = {"bias": bias, "residual": residual, "y_stride": width, "y_offset": offset}
+            end: dict[str, Any] = {"bias": bias, "residual": residual, "y_stride": width, "y_offset": offset}
             matmul(self.chain, w=w, x=x, y=y, prompt=self.prompt, **end)
             offset += w.shape[0]
         return y
