@@ -20,6 +20,7 @@ from flux_vk.errors import InputError
 from flux_vk.formats import blocks, layout
 from flux_vk.gpu import Buffer, Chain, Device, expressions, kernels
 from flux_vk.gpu.matmul import matmul
+from flux_vk.gpu.matmul_tile import matmul_tile
 from flux_vk.gpu.reference import reference
 from flux_vk.models.step import attention_shape, heads_per_workgroup
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Buffers = Mapping[str, Buffer]
+Append = Callable[..., Chain]
 Check = tuple[str, Callable[[Array], Array], Array]
 MAX_ELEMENTS = 1 << 24
 """Cases with larger activations than this are left out."""
@@ -235,6 +237,8 @@ def _products(s: Sizes, r: int, t: str) -> Iterator[Case]:
     for n, k in ((s.dim, s.dim), (s.ffn, s.dim), (s.dim, s.ffn)):
         if k % unit == 0:
             yield Case("matmul", f"{r} x {k} -> {n} {t}", partial(_matmul, t, (n, k), r))
+            if r > 1:
+                yield Case("matmul_tile", f"{r} x {k} -> {n} {t}", partial(_matmul, t, (n, k), r, append=matmul_tile))
     if s.dim % unit == 0:
         if r == 1:
             yield Case("matmul", f"{r} x {s.dim} -> {s.vocab} {t}", partial(_matmul, t, (s.vocab, s.dim), r))
@@ -251,7 +255,9 @@ def _rows(raw: npt.NDArray[np.uint8], t: str, shape: tuple[int, int], first: int
     return blocks.dequantize(raw[first * size : stop * size], t, (stop - first, shape[1]))
 
 
-def _matmul(t: str, shape: tuple[int, int], r: int, device: Device, rng: np.random.Generator) -> Prepared:
+def _matmul(
+    t: str, shape: tuple[int, int], r: int, device: Device, rng: np.random.Generator, append: Append = matmul
+) -> Prepared:
     n, k = shape
     raw = _weights(rng, t, shape)
     x = rng.standard_normal((r, k), dtype=np.float32)
@@ -263,8 +269,8 @@ def _matmul(t: str, shape: tuple[int, int], r: int, device: Device, rng: np.rand
         return [("y", partial(_columns, a, b), want) for a, b, want in wanted]
 
     moved = buffers["w"].nbytes + 4 * r * (n + k)
-    limit = kernels.contract("matmul").nmse
-    return Prepared(buffers, lambda c, b: matmul(c, w=b["w"], x=b["x"], y=b["y"]), checks, limit, moved, 2 * n * k * r)
+    limit = kernels.contract(append.__name__).nmse
+    return Prepared(buffers, lambda c, b: append(c, w=b["w"], x=b["x"], y=b["y"]), checks, limit, moved, 2 * n * k * r)
 
 
 def _columns(first: int, stop: int, a: Array) -> Array:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 from flux_vk.cli import bench_report
@@ -16,6 +17,7 @@ from flux_vk.engine.model import Model, load
 from flux_vk.gpu import Buffer, Chain, Device
 from flux_vk.gpu.steps import Dispatch
 from flux_vk.gpu.tune_matmul import tune
+from flux_vk.gpu.tune_tile import tune_tiles
 from flux_vk.gpu.tuner import tuner_of
 
 HEADER = ("product", "rows", "tokens", "us", "rule us", "gain")
@@ -46,10 +48,11 @@ def run(
     with load(path, device, sequences=1) as model:
         wanted = matrices(model)
     rows: list[list[Cell]] = []
-    for name, choice in tune(device, wanted, repeat):
+    for name, choice in chain(tune(device, wanted, repeat), tune_tiles(device, wanted, repeat)):
         progress(name)
         gain = choice.rule_us / choice.us if choice.us else 1.0
-        rows.append([name, choice.values["rows"], choice.values["tokens"], choice.us, choice.rule_us, gain])
+        shape = [choice.values.get(a, choice.values.get(b, 0)) for a, b in (("rows", "bm"), ("tokens", "bn"))]
+        rows.append([name, *shape, choice.us, choice.rule_us, gain])
     tuner.save()
     return rows, tuner.path
 

@@ -83,6 +83,7 @@ def collect(select: str | None, version: str) -> dict[str, Any]:
             "index": d["index"], "name": d["name"], "kind": d["kind"], "usable": d["usable"], "memory": d["memory"],
             "api_version": d["api_version"], "driver": d["driver"], "vendor_id": d["vendor_id"],
             "device_id": d["device_id"], "limits": d["limits"], "features": sorted(d["features"]),
+            "coopmat": d["coopmat"],
         })  # fmt: skip
     chosen = select_device(select)
     found["selected"] = chosen["index"]
@@ -151,6 +152,7 @@ def as_text(found: dict[str, Any], *, everything: bool = True, verbose: bool = F
         parts.append("features\n  " + " ".join(chosen["features"]))
         limits = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in chosen["limits"].items()}
         parts.append("limits\n" + "\n".join(f"  {k:26} {v}" for k, v in limits.items()))
+        parts.append("products of prompts (FLUX_VK_PREFILL)\n  " + prefill_line(chosen))
         parts.append("kernel variants on this device\n" + _kernel_lines(found["kernels"]))
         parts.append("tuned shapes (python -m flux_vk.bench tune)\n" + _tuning_lines(found["tuning"], verbose))
         given = [(k, v) for k, v in found["settings"].items() if v is not None]
@@ -178,6 +180,20 @@ def _tuning_lines(found: dict[str, Any], verbose: bool) -> str:
         for c in found["choices"]
     ]  # fmt: skip
     return line + "\n" + aligned(header, rows, "  ")
+
+
+def prefill_line(d: dict[str, Any]) -> str:
+    """The arithmetic of prompts on a device as listed by `collect`, and the cooperative matrices that it has."""
+    from flux_vk.gpu.matmul_tile import tile_variant_for
+    from flux_vk.gpu.null import NullDevice
+
+    try:
+        variant = tile_variant_for(NullDevice(d["kind"], frozenset(d["features"]), **d["limits"]), "q8_0")
+        word = variant.split(".")[1] if variant else "exact"
+    except ArgumentError as error:
+        word = str(error)
+    shapes = dict.fromkeys(f"{c['api']} {c['m']}x{c['n']}x{c['k']} {c['a']} to {c['result']}" for c in d["coopmat"])
+    return f"{word}; cooperative matrices: {', '.join(shapes) or 'none'}"
 
 
 def _kernel_lines(rows: list[dict[str, Any]]) -> str:

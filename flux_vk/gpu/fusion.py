@@ -15,6 +15,7 @@ from .buffer import Buffer
 from .chain import Chain
 from .fuse_attention import fold_attention
 from .matmul import can_gate, matmul
+from .matmul_tile import keeps_norm
 from .operations import Operation, operations_of, same
 
 
@@ -51,7 +52,9 @@ def fold_norms(chain: Chain, operations: list[Operation]) -> list[Operation]:
 
 
 def _takes_norm(o: Operation, y: Buffer) -> bool:
-    return o.call.kernel == "matmul" and same(o["x"], y) and o["norm"] is None and not o.touches(y, writes=True)
+    if o.call.kernel != "matmul" or not same(o["x"], y) or o["norm"] is not None or o.touches(y, writes=True):
+        return False
+    return not o["prompt"] or keeps_norm(o["w"].device, o["w"].dtype)
 
 
 def fold_activations(chain: Chain, operations: list[Operation]) -> list[Operation]:
