@@ -65,7 +65,7 @@ def build_step(
     """Appends a forward step over the first `rows` rows to a chain.
 
     n_logits: `rows` or None = logits of every row, in order; a smaller number = of the rows that io.logit_rows names;
-    0 = none, the step only fills the cache. prompt: the rows are of prompts, which GPUs multiply by tiles (matmul_tile),
+    0 = none, the step only fills the cache. prompt: the rows are of prompts, which GPUs multiply by tiles (matmul_tile)
     in other arithmetic than a decode step's; on CPU drivers it makes no difference. Raises ArgumentError where sizes do
     not fit.
     """
