@@ -63,7 +63,7 @@ def matrices(model: Model) -> list[tuple[str, int, int]]:
     last: Dispatch | None = None
     chain: Chain = model.runner.decode_chain(1)
     for step in chain.steps:
-        if not isinstance(step, Dispatch) or step.contract.name not in ("matmul", "matmul_attention"):
+        if not isinstance(step, Dispatch) or not step.contract.name.startswith("matmul"):
             continue
         w = step.buffers["w"]
         whole = found[-1].joined(w) if last is not None and step.buffers["y"] is last.buffers["y"] else None

@@ -115,11 +115,11 @@ class Runner:
         return chain
 
     def prepare(self) -> None:
-        """Make the kernels of the largest prefill step and of decoding, and record the first slot's decode step.
+        """Make the kernels of the largest prefill step: all that the first token of a text takes. Those of decoding are
+        made, several at a time, when their chain is recorded; making them here would put off the first token.
 
         Needs the places of all buffers, not what is in them: it may run while the weights are on their way.
         """
-        key = ("decode", 1, 0, False, False)
         running: list[Any] = []
 
         def make(steps: Mapping[Key, Dispatch], threads: int | None = None) -> None:
@@ -137,11 +137,8 @@ class Runner:
                 # The sampler's kernels do not depend on the model, and one of them is the longest to compile.
                 first = first_steps(sampling.steps)
                 background.start(lambda: make(first, threads=1))
-                decode = self.decode_chain(*key[1:])
-                rest = first_steps([*decode.steps, *self._largest_prefill()])
+                rest = first_steps(self._largest_prefill())
                 make({key: step for key, step in rest.items() if key not in first})
-            with self.lock:
-                self._chains.setdefault(key, decode.record(copies=self.depth))
         finally:
             for recording in running:
                 recording.wait()

@@ -19,8 +19,8 @@ const uint MAX_HEAD_DIM = 256u;
 const float F16_MAX = 65504.0;
 const uint SUM_COLUMNS = 16u;
 
-shared float staged[MAX_HEAD_DIM];  // the rotated key: pairs of f16 are written as words, whatever the rope layout
-shared float squares[SUM_COLUMNS];
+shared float turned_key[MAX_HEAD_DIM];  // the rotated key: pairs of f16 are written as words, whatever the rope layout
+shared float head_columns[SUM_COLUMNS];
 
 // Elements of pair i. Pairs from half on are not rotated.
 uvec2 pair(uint i, uint half_rot) {
@@ -56,10 +56,10 @@ void store_value(uint from, uint place) {
 void store_key(uint place) {
     for (uint i = gl_LocalInvocationID.x; i < head_dim / 2u; i += WG) {
 #ifdef KV_F16
-        kcache_2xf16[place / 2u + i] = half_pair(staged[2u * i], staged[2u * i + 1u]);
+        kcache_2xf16[place / 2u + i] = half_pair(turned_key[2u * i], turned_key[2u * i + 1u]);
 #else
-        kcache_f32[place + 2u * i] = staged[2u * i];
-        kcache_f32[place + 2u * i + 1u] = staged[2u * i + 1u];
+        kcache_f32[place + 2u * i] = turned_key[2u * i];
+        kcache_f32[place + 2u * i + 1u] = turned_key[2u * i + 1u];
 #endif
     }
 }
@@ -72,17 +72,17 @@ float head_squares(uint from) {
             float v = qkv[from + i];
             column = fma(v, v, column);
         }
-        squares[c] = column;
+        head_columns[c] = column;
     }
     GROUP_BARRIER();
     float sum = 0.0;
-    for (uint c = 0u; c < SUM_COLUMNS; c++) sum += squares[c];
+    for (uint c = 0u; c < SUM_COLUMNS; c++) sum += head_columns[c];
     return sum;
 }
 
 // head: those of q, then k, then v.
 void rope_store_head(uint row, uint head) {
-    GROUP_BARRIER();  // the head before may still be read from `staged` and `squares`
+    GROUP_BARRIER();  // the head before may still be read from `turned_key` and `head_columns`
     uint slot_id = slot[row], position = pos[row], from = row * row_stride + head * head_dim;
     if (slot_id >= slots) return;
     uint place;
@@ -116,8 +116,8 @@ void rope_store_head(uint row, uint head) {
             qkv[from + at.x] = a;
             qkv[from + at.y] = b;
         } else {
-            staged[at.x] = a;
-            staged[at.y] = b;
+            turned_key[at.x] = a;
+            turned_key[at.y] = b;
         }
     }
     if (is_q) return;

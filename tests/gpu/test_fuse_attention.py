@@ -1,4 +1,4 @@
-"""Product, rope_store and attention in one dispatch: the bits of the three kernels, and when they stay three."""
+"""The product of q, k and v with what follows it in one dispatch: the bits of the kernels alone, and when they stay."""
 
 from __future__ import annotations
 
@@ -91,9 +91,10 @@ class Layer:
             qkv=qkv, turns=self.turns, head_dim=c.width, n_rot=c.width, mscale=0.9, eps=1e-6, NEOX=c.neox, WG=16,
             **place, **norms,
         )  # fmt: skip
+        lane = {"WG": 8, "variant": f"{c.kv_type}.lane"} if device.family == "cpu" else {"WG": 32}
         chain.attention(
-            q=qkv, y=out, scale=0.3, softcap=c.softcap, window=c.window, context=1, HEAD_DIM=c.width, WG=8,
-            GROUP=c.heads // c.kv_heads, CHUNK=2, counters=self.counters, variant=f"{c.kv_type}.lane", **place,
+            q=qkv, y=out, scale=0.3, softcap=c.softcap, window=c.window, context=1, HEAD_DIM=c.width,
+            GROUP=c.heads // c.kv_heads, CHUNK=2, counters=self.counters, **lane, **place,
         )  # fmt: skip
         fuse(chain, passes=("attention",) if fused else ())
         step = chain.record()
@@ -139,6 +140,39 @@ def test_the_bits_of_three_kernels(device: Device, rng: np.random.Generator, nam
     for a, b in zip(got[1:3], want[1:3], strict=True):
         np.testing.assert_array_equal(a.view(np.uint16), b.view(np.uint16))
     assert not got[3].any(), "counters are 0 again after every run"
+
+
+WHOLE = [name for name, case in CASES.items() if not case.cuts]
+
+
+@pytest.mark.parametrize("name", [*WHOLE, "floats", "another head size"])
+def test_the_bits_of_two_kernels_on_a_gpu(
+    device: Device, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Product and rope_store become one there, attention stays."""
+    monkeypatch.setenv("FLUX_VK_FAMILY", "gpu")
+    more = {
+        "floats": Case(dtype="f16", rows=4),
+        "another head size": Case(dtype="q8_0", rows=2, heads=8, kv_heads=4, width=48),
+    }
+    layer = Layer(device, rng, {**CASES, **more}[name])
+    names, want = layer.run(fused=False)
+    assert names == ["matmul", "rope_store", "attention"]
+    names, got = layer.run(fused=True, times=3)
+    assert names == ["matmul_rope", "attention"]
+    rows = layer.slot.numpy() < SLOTS
+    np.testing.assert_array_equal(got[0][rows].view(np.uint32), want[0][rows].view(np.uint32))
+    for a, b in zip(got[1:3], want[1:3], strict=True):
+        np.testing.assert_array_equal(a.view(np.uint16), b.view(np.uint16))
+    assert not got[3].any(), "counters are 0 again after every run"
+
+
+def test_products_of_parts_stay_on_a_gpu(
+    device: Device, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLUX_VK_FAMILY", "gpu")
+    names, _ = Layer(device, rng, CASES["v alone"]).run(fused=True)
+    assert names == ["matmul", "matmul", "rope_store", "attention"]
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,11 @@ def cases(sizes: Sizes, rows: list[int], types: list[str], context: int) -> Iter
     for t in types:
         if sizes.dim % blocks.runnable(t).weights == 0:
             label = f"1 x {sizes.dim} -> {width} {t}, {context} keys"
-            yield Case("matmul_attention", label, partial(_attention, sizes, t, context))
+            yield Case("matmul_attention", label, partial(_attention, sizes, t, None, context))
+            yield Case("matmul_rope", f"{label}, attention behind it", partial(_attention, sizes, t, f"{t}.sub", context))
 
 
-def _attention(s: Sizes, t: str, context: int, device: Device, rng: np.random.Generator) -> Prepared:
+def _attention(s: Sizes, t: str, variant: str | None, context: int, device: Device, rng: np.random.Generator) -> Prepared:
     shape = ((s.heads + 2 * s.kv_heads) * s.head_dim, s.dim)
     raw = np.concatenate([part.reshape(-1) for part in random_blocks.chunks(rng, t, shape)])
     pages = -(-context // PAGE)
@@ -61,15 +62,18 @@ def _attention(s: Sizes, t: str, context: int, device: Device, rng: np.random.Ge
 
     moved = buffers["w"].nbytes + buffers["kcache"].nbytes * 2 + 4 * (s.dim + s.heads * s.head_dim)
     flops = 2.0 * shape[0] * s.dim + 4.0 * s.heads * s.head_dim * context
-    return Prepared(buffers, partial(_append, s), checks, F16_NMSE, moved, flops)
+    return Prepared(buffers, partial(_append, s, variant), checks, F16_NMSE, moved, flops)
 
 
-def _append(s: Sizes, chain: Chain, b: Buffers) -> object:
-    """Product, rope_store and attention, and the pass that makes them one. ArgumentError where they stay three."""
+def _append(s: Sizes, variant: str | None, chain: Chain, b: Buffers) -> object:
+    """Product, rope_store and attention, and the pass that makes them one, or two with the variant of a product for GPUs.
+
+    ArgumentError where they stay three.
+    """
     start, place = len(chain), {name: b[name] for name in ("pos", "slot", "pages", "slot_info", "kcache", "vcache")}
     heads: dict[str, Any] = {"heads": s.heads, "kv_heads": s.kv_heads, "PS": PAGE}
     qkv = chain.scratch((1, b["w"].shape[0]))
-    matmul(chain, w=b["w"], x=b["x"], y=qkv)
+    matmul(chain, w=b["w"], x=b["x"], y=qkv, variant=variant)
     chain.rope_store(
         qkv=qkv, turns=b["turns"], head_dim=s.head_dim, n_rot=s.head_dim, mscale=1.0, eps=0.0, NEOX=0, WG=16, **place,
         **heads,
@@ -80,7 +84,7 @@ def _append(s: Sizes, chain: Chain, b: Buffers) -> object:
         **attention_shape(chain.device, s.head_dim, "f16"),
     )  # fmt: skip
     fuse(chain, start, passes=("attention",))
-    last = chain.steps[-1]
-    if not isinstance(last, Dispatch) or last.contract.name != "matmul_attention":
+    names = {s.contract.name for s in chain.steps[start:] if isinstance(s, Dispatch)}
+    if not names & {"matmul_attention", "matmul_rope"}:
         raise ArgumentError("product, rope_store and attention stay three kernels on this device")
     return chain
