@@ -32,10 +32,13 @@ def cases(sizes: Sizes, rows: list[int], types: list[str], context: int) -> Iter
         if sizes.dim % blocks.runnable(t).weights == 0:
             label = f"1 x {sizes.dim} -> {width} {t}, {context} keys"
             yield Case("matmul_attention", label, partial(_attention, sizes, t, None, context))
-            yield Case("matmul_rope", f"{label}, attention behind it", partial(_attention, sizes, t, f"{t}.sub", context))
+            behind = f"{label}, attention behind it"
+            yield Case("matmul_rope", behind, partial(_attention, sizes, t, f"{t}.sub", context))
 
 
-def _attention(s: Sizes, t: str, variant: str | None, context: int, device: Device, rng: np.random.Generator) -> Prepared:
+def _attention(
+    s: Sizes, t: str, variant: str | None, context: int, device: Device, rng: np.random.Generator
+) -> Prepared:
     shape = ((s.heads + 2 * s.kv_heads) * s.head_dim, s.dim)
     raw = np.concatenate([part.reshape(-1) for part in random_blocks.chunks(rng, t, shape)])
     pages = -(-context // PAGE)
