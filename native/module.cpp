@@ -2,11 +2,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <cstdlib>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 #include "device.hpp"
 #include "enumerate.hpp"
 #include "errors.hpp"
@@ -58,11 +53,6 @@ static void pack_rows(const Bytes& source, Bytes& out, const std::vector<uint64_
 PYBIND11_MODULE(_kompute, m) {
     m.doc() = "Kompute's C++ core with the operations flux_vk needs";
     register_errors();
-#ifdef __GLIBC__
-    // Threads that compile and upload come and go with every load; with an arena each, what the driver frees stays
-    // scattered over all of them (25 MB after one load, 150 MB after thirty). One arena was as fast.
-    if (!std::getenv("MALLOC_ARENA_MAX")) mallopt(M_ARENA_MAX, 1);
-#endif
     m.def("enumerate_devices", &enumerate_devices, "Every Vulkan device as a dict of limits and features");
 
     m.def("pack_rows", &pack_rows, py::arg("source").noconvert(), py::arg("out").noconvert(), py::arg("program"),

@@ -27,6 +27,12 @@ GOLDEN = ("gemma2.f32", "gemma3.f32", "phi3.f32", "qwen3.f32", "qllama.q4_k_m", 
 Bits = npt.NDArray[np.uint32]
 
 
+@pytest.fixture(autouse=True)
+def one_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the GPU family is asked for, prompts take the kernels of decode, unless a test says otherwise."""
+    monkeypatch.setenv("FLUX_VK_PREFILL", "exact")
+
+
 @contextmanager
 def running(device: Device, path: Path, kv_type: str = "f32") -> Iterator[Runner]:
     """A runner without a tokenizer, which takes whole prompts in one step."""
@@ -125,3 +131,23 @@ def test_demo_model(device: Device, demo_model: Path, rng: np.random.Generator, 
 def test_architectures_and_types(device: Device, reference_dir: Path, rng: np.random.Generator, name: str) -> None:
     with running(device, reference_dir / "golden" / f"{name}.gguf") as runner:
         check(runner, rng)
+
+
+@pytest.mark.parametrize("arithmetic", ["f32", "f16"])
+def test_prompts_by_tiles(
+    device: Device, reference_dir: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, arithmetic: str
+) -> None:
+    """On GPUs a prompt's bits do not depend on how it is cut either, and are near those of decode's kernels."""
+    monkeypatch.setenv("FLUX_VK_FAMILY", "gpu")
+    with running(device, reference_dir / "golden" / "qllama.q4_k_m.gguf") as runner:
+        ids = rng.integers(0, runner.config.vocab_size, 40).tolist()
+        exact = prefilled(runner, ids, 40).view(np.float32)
+    monkeypatch.setenv("FLUX_VK_PREFILL", arithmetic)
+    with running(device, reference_dir / "golden" / "qllama.q4_k_m.gguf") as runner:
+        names = {s.name.split("--")[0] for s in runner.prefill_chain(8, 1, False).plan().steps}
+        assert "matmul_tile" in names
+        whole = prefilled(runner, ids, 40)
+        for chunk in (1, 7, 33):
+            np.testing.assert_array_equal(prefilled(runner, ids, chunk), whole, err_msg=f"chunks of {chunk}")
+    error = float(((whole.view(np.float32) - exact) ** 2).sum() / (exact**2).sum())
+    assert error < (1e-9 if arithmetic == "f32" else 1e-4)

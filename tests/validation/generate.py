@@ -16,7 +16,7 @@ def main(path: str, kv_type: str) -> None:
         fx.SamplingParams(temperature=0.8, top_k=20, repeat_penalty=1.1, presence_penalty=0.1, seed=1, logprobs=3),
         fx.SamplingParams(temperature=1.0, top_k=0, top_p=0.9, min_p=0.0, frequency_penalty=0.2, seed=2),
     ]
-    with fx.load(path, kv_type=kv_type, context=1024) as model:
+    with fx.load(path, kv_type=kv_type) as model:
         for params in ways:
             generation = model.start("It was in July, 1805, and the speaker was", params, max_tokens=16)
             for _ in generation:

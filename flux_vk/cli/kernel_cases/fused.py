@@ -69,7 +69,7 @@ def _attention(
 
 
 def _append(s: Sizes, variant: str | None, chain: Chain, b: Buffers) -> object:
-    """Product, rope_store and attention, and the pass that makes them one, or two with the variant of a product for GPUs.
+    """Product, rope_store and attention, and the pass that makes them one, or two with a variant made for GPUs.
 
     ArgumentError where they stay three.
     """
