@@ -68,7 +68,7 @@ def test_prefill_and_decode(tmp_path: Path, demo_model: Path, kv_type: str, fami
 def test_shared_contexts(tmp_path: Path, family: str) -> None:
     """Decoding beyond one chunk of attention: workgroups hand their parts to the last one, from replay to replay."""
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/engine/test_split_context.py")
-    run_under_layer(tmp_path, "-m", "pytest", *options, FLUX_VK_FAMILY=family).check()
+    run_under_layer(tmp_path, "-m", "pytest", *options, FLUX_VK_FAMILY=family, FLUX_VK_PREFILL="exact").check()
 
 
 def test_every_kernel_is_covered() -> None:
