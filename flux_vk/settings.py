@@ -181,7 +181,7 @@ FUSION = Variable(
 )
 STEPS_AHEAD = Variable(
     "FLUX_VK_STEPS_AHEAD",
-    "auto: 1 on CPU drivers, 2 on GPUs",
+    "auto: 2, and 1 on CPU drivers where the weights are more than 32 MiB",
     "How many decode steps may be in flight at once, 1 to 8. It changes speed only: more hide more of the CPU's work, "
     "and more are thrown away where a text ends early.",
     _steps_ahead,

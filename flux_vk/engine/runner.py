@@ -32,6 +32,9 @@ from .sequence import Sequence, Slots
 
 log = logging.getLogger("flux_vk.engine")
 
+SHORT_STEP_BYTES = 32 << 20
+"""Weights of which a CPU driver makes a token in a few milliseconds: a step thrown away costs less than Python's share of
+all others, so that two are in flight as on a GPU."""
 PREFILL_CHAINS = 48  # kept recorded; two decode chains for every slot are kept besides
 
 
@@ -53,7 +56,8 @@ class Runner:
         self.config = config
         self.limits = limits
         self.lock = threading.RLock()
-        self.depth = settings().steps_ahead or (1 if device.kind == "cpu" else 2)  # decode steps in flight
+        long_step = device.kind == "cpu" and weights.nbytes > SHORT_STEP_BYTES
+        self.depth = settings().steps_ahead or (1 if long_step else 2)  # decode steps in flight
         self.pool = PagePool(pages_for(limits.kv_tokens))
         entries = pages_for(limits.context)
         sinks = min(limits.sinks, max(entries - 2, 0)) if limits.context_shift else 0
