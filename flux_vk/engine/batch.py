@@ -74,7 +74,7 @@ class Batch:
                 position = len(sequence.cached) + ahead
                 runner.reach(sequence, position)
                 furthest = max(furthest, position)
-            step = runner.recorded((*self._key, runner.is_long(self._key[1], furthest)))
+            step = runner.recorded((*self._key, runner.is_long(furthest)))
             self._flying.append((weakref.ref(step), step.submit()))
 
     def finish(self) -> None:

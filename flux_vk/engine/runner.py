@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ from .sequence import Sequence, Slots
 log = logging.getLogger("flux_vk.engine")
 
 SHORT_STEP_BYTES = 32 << 20
-"""Weights of which a CPU driver makes a token in a few milliseconds: a step thrown away costs less than Python's share of
-all others, so that two are in flight as on a GPU."""
+"""Weights of which a CPU driver makes a token in a few milliseconds: a step thrown away costs less than Python's share
+of all others, so that two are in flight as on a GPU."""
 PREFILL_CHAINS = 48  # kept recorded; two decode chains for every slot are kept besides
 
 
@@ -101,19 +102,22 @@ class Runner:
         """A chain for the next tokens of the `rows` slots whose numbers stand in a group's buffer.
 
         Tokens and positions are read from the device and advanced there; rows whose number is no slot are left out.
-        long: workgroups share the chunks of a context, as many as there are when the step runs (`is_long`); otherwise
-        attention may be part of another kernel. The bits are the same. context: tokens, for a profile only.
+        long: attention is a kernel of its own, and where cores would be idle workgroups share the chunks of a context,
+        as many as there are when the step runs; otherwise it may be part of another kernel. The bits are the same.
+        context: tokens, for a profile only.
         """
         b = self.buffers
         chain = Chain(self.device, b.arena, name="decode step" if rows == 1 else f"decode of {rows}")
         slots = b.group_slots(group).rows(0, rows)
         ids, pos = chain.scratch((rows,), "u32"), chain.scratch((rows,), "u32")
-        grid, sizes = b.step_grid(chain) if long else (None, {})
+        grid, sizes = b.step_grid(chain) if long and self._idle(rows) else (None, {})
         chain.fetch_rows(
             slot=slots, slot_token=b.sampler.slot_token, slot_pos=b.sampler.slot_pos, ids=ids, pos=pos,
             slot_info=b.slot_info if grid else None, grid=grid, **sizes,
         )  # fmt: skip
         io = b.step_io(ids, pos, slots, rows, grid, context)
+        if long and grid is None:
+            io = replace(io, counters=None)  # nothing is fused with attention then
         build_step(chain, self.config, b.weights, io, rows=rows, n_logits=rows)
         add_sampling(chain, b.sampler, io.logits, slots, pos, n=rows, logprobs=logprobs)
         return chain
@@ -155,12 +159,14 @@ class Runner:
             log.debug("kernels of prefill are made when they are used: %s", error)
             return []
 
-    def is_long(self, rows: int, position: int) -> bool:
-        """Whether a decode step of these rows, the furthest at this position, takes the chain whose workgroups share
-        chunks of the context: from the second chunk on, but on a CPU only where cores are idle otherwise."""
-        family = self.device.family
-        idle = family != "cpu" or rows * attention_blocks(self.config) < (os.cpu_count() or 1)
-        return idle and position >= CHUNK_PAGES[family] * PAGE_SIZE
+    def is_long(self, position: int) -> bool:
+        """Whether a decode step with its furthest row at this position takes the chain for long contexts, those of more
+        than one chunk of attention."""
+        return position >= CHUNK_PAGES[self.device.family] * PAGE_SIZE
+
+    def _idle(self, rows: int) -> bool:
+        """Whether attention over these rows leaves processors idle that could take chunks of its contexts."""
+        return self.device.family != "cpu" or rows * attention_blocks(self.config) < (os.cpu_count() or 1)
 
     def recorded(self, key: tuple[Any, ...]) -> Recorded:
         """The chain ("decode" or "prefill", arguments of its method), recorded when it is first asked for."""
@@ -310,7 +316,7 @@ class Runner:
             batch = self.open_batch()
             batch.compose([sequence])
             try:
-                long = self.is_long(1, sequence.length)
+                long = self.is_long(sequence.length)
                 return self.decode_chain(1, batch.group, long=long, context=sequence.length + 1).profile(repeat)
             finally:
                 batch.close()

@@ -15,7 +15,7 @@ from .device import BaseDevice
 from .record import Counts
 
 ALL_FEATURES = frozenset(
-    "storage16 storage8 float16 int8 int16 int64 subgroup_arith subgroup_shuffle subgroup_ballot".split()
+    "storage16 storage8 float16 int8 int16 int64 subgroup_arith subgroup_shuffle subgroup_ballot texel_buffers".split()
 )
 
 

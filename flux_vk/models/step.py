@@ -276,7 +276,7 @@ def attention_shape(device: BaseDevice, head_dim: int, kv_type: str) -> dict[str
     if device.family != "cpu":
         return {"WG": 32, "CHUNK": CHUNK_PAGES["gpu"]}
     wide = int(device.limits["subgroup_size"]) >= 8 and head_dim % 32 == 0
-    if wide and device.features.issuperset(("int64", "subgroup_shuffle")):
+    if wide and device.features.issuperset(("int64", "subgroup_shuffle", "texel_buffers")):
         return {"WG": 8, "CHUNK": CHUNK_PAGES["cpu"], "variant": f"{kv_type}.lane"}
     return {"WG": 8, "CHUNK": CHUNK_PAGES["cpu"]}
 

@@ -2,8 +2,9 @@
 // caller copies its push constants into the globals here and in step_push.glsl and calls attend() from uniform control
 // flow, as often as it likes; what other invocations wrote (q, pages) must be visible to this one before.
 //
-// Wants the arrays q, pos, slot, pages, slot_info4, k_8, v_4, y_4, the constants PS, HEAD_DIM, GROUP, CHUNK, and the defines
-// KV_F16 (or not), KV8, KV4. With ATTENTION_SPLIT also the constant SPLIT and the coherent arrays partial_4, counters.
+// Wants the arrays pos, slot, pages, slot_info4, y_4, q_4, k_8 and v_4 (with KV_TEXELS the texel buffers q_texels, k_texels,
+// v_texels instead, where all of it was written by earlier dispatches), the constants PS, HEAD_DIM, GROUP, CHUNK, and the
+// define KV_F16 (or not). With ATTENTION_SPLIT also the constant SPLIT and the coherent arrays partial_4, counters.
 //
 // Where SPLIT is not 0 (or not defined at all) the bits are the same: the chunks' results are folded in the same order by
 // the same instructions, whether they come from registers or from memory.
@@ -34,15 +35,27 @@ vec4 unpacked(u64vec2 v) { return uintBitsToFloat(uvec4(unpackUint2x32(v.x), unp
 
 uvec2 words(uint64_t v) { return uvec2(uint(v), uint(v >> 32)); }
 
-// Eight elements of a key, four of a value.
+// Eight elements of a key.
 void load_key(uint at, out float k[8]) {
 #ifdef KV_F16
+#ifdef KV_TEXELS
+    uvec4 w = texelFetch(k_texels, int(at));
+#else
     u64vec2 bits = k_8[at];
     uvec4 w = uvec4(words(bits.x), words(bits.y));
+#endif
     [[unroll]] for (uint i = 0u; i < 4u; i++) {
         vec2 two = unpackHalf2x16(w[i]);
         k[2u * i] = two.x;
         k[2u * i + 1u] = two.y;
+    }
+#else
+#ifdef KV_TEXELS
+    vec4 low = uintBitsToFloat(texelFetch(k_texels, int(2u * at)));
+    vec4 high = uintBitsToFloat(texelFetch(k_texels, int(2u * at + 1u)));
+    [[unroll]] for (uint i = 0u; i < 4u; i++) {
+        k[i] = low[i];
+        k[4u + i] = high[i];
     }
 #else
     u64vec4 bits = k_8[at];
@@ -52,15 +65,35 @@ void load_key(uint at, out float k[8]) {
         k[2u * i + 1u] = two.y;
     }
 #endif
+#endif
 }
 
+// Four elements of a query.
+vec4 load_query(uint at) {
+#ifdef KV_TEXELS
+    return uintBitsToFloat(texelFetch(q_texels, int(at)));
+#else
+    return unpacked(q_4[at]);
+#endif
+}
+
+// Four elements of a value.
 vec4 load_value(uint at) {
 #ifdef KV_F16
+#ifdef KV_TEXELS
+    uvec4 t = texelFetch(v_texels, int(at >> 1));
+    uvec2 w = (at & 1u) == 0u ? t.xy : t.zw;
+#else
     uvec2 w = words(v_4[at]);
+#endif
     return vec4(unpackHalf2x16(w.x), unpackHalf2x16(w.y));
+#else
+#ifdef KV_TEXELS
+    return uintBitsToFloat(texelFetch(v_texels, int(at)));
 #else
     u64vec2 bits = v_4[at];
     return uintBitsToFloat(uvec4(words(bits.x), words(bits.y)));
+#endif
 #endif
 }
 
@@ -133,7 +166,7 @@ void attend(uint row, uint kv_head, uint block, uint first_chunk, uint end_chunk
     Fold known[GROUP];
     vec4 result[GROUP * UNITS];
     [[unroll]] for (uint g = 0u; g < GROUP; g++) {
-        q_at[g] = row * row_stride + (first_head + min(g, heads_here - 1u)) * HEAD_DIM + lane;
+        q_at[g] = (row * row_stride + (first_head + min(g, heads_here - 1u)) * HEAD_DIM) / 4u + lane;
         known[g] = Fold(LOWEST, 0.0);
     }
     [[unroll]] for (uint i = 0u; i < GROUP * UNITS; i++) result[i] = vec4(0.0);
@@ -167,24 +200,26 @@ void attend(uint row, uint kv_head, uint block, uint first_chunk, uint end_chunk
 
                 float e[GROUP * KEYS];              // scores, then weights
                 [[unroll]] for (uint i = 0u; i < GROUP * KEYS; i++) e[i] = 0.0;
-                uint c = 0u;
+                uint c = 0u;                        // 32 elements of the head at a time, four of the queries' a lane
                 do {
-                    float k[KEYS * 8];
+                    float k[KEYS * 32];
                     [[unroll]] for (uint j = 0u; j < KEYS; j++) {
-                        float eight[8];
-                        load_key((base + j * LANES + lane) * (HEAD_DIM / 8u) + c, eight);
-                        [[unroll]] for (uint i = 0u; i < 8u; i++) k[j * 8u + i] = eight[i];
+                        [[unroll]] for (uint part = 0u; part < 4u; part++) {
+                            float eight[8];
+                            load_key((base + j * LANES + lane) * (HEAD_DIM / 8u) + c * 4u + part, eight);
+                            [[unroll]] for (uint i = 0u; i < 8u; i++) k[j * 32u + part * 8u + i] = eight[i];
+                        }
                     }
                     [[unroll]] for (uint g = 0u; g < GROUP; g++) {
-                        float mine = q[q_at[g] + c * 8u];
-                        [[unroll]] for (uint i = 0u; i < 8u; i++) {
-                            float query = subgroupShuffle(mine, i);
+                        vec4 mine = load_query(q_at[g] + c * LANES);
+                        [[unroll]] for (uint i = 0u; i < 32u; i++) {
+                            float query = subgroupShuffle(mine[i & 3u], i >> 2);
                             [[unroll]] for (uint j = 0u; j < KEYS; j++) {
-                                e[g * KEYS + j] = fma(query, k[j * 8u + i], e[g * KEYS + j]);
+                                e[g * KEYS + j] = fma(query, k[j * 32u + i], e[g * KEYS + j]);
                             }
                         }
                     }
-                } while (++c < HEAD_DIM / 8u);
+                } while (++c < HEAD_DIM / 32u);
 
                 [[unroll]] for (uint g = 0u; g < GROUP; g++) {
                     precise float high = top[g];

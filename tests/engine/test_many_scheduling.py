@@ -181,7 +181,7 @@ def test_no_slot_and_nobody_waits_for_ever(null: Model) -> None:
 
 def test_a_step_may_take_a_chain_for_long_contexts(null: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the furthest position of the batch."""
-    monkeypatch.setattr(null.runner, "is_long", lambda rows, position: position >= 50)
+    monkeypatch.setattr(null.runner, "is_long", lambda position: position >= 50)
     list(null.start_many([[1] * 4, [1] * 46], GREEDY, max_tokens=[12, 8]))
     steps = {key[1:]: r.submits for key, r in null.runner._chains.items() if key[0] == "decode"}
     assert steps == {(2, 0, False, False): 4, (2, 0, False, True): 3, (1, 0, False, False): 4}

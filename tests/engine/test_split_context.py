@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,17 @@ from tests.engine.test_batch_invariance import decoded, prefilled
 CONTEXT = 800
 
 
+@pytest.fixture(params=[True, False], ids=["shared", "whole"])
+def shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether there are more cores than attention has work for without sharing."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64 if request.param else 1)
+    return bool(request.param)
+
+
 @pytest.mark.parametrize("name", ["gemma3.f32", "qllama.q4_k_m"])
 @pytest.mark.parametrize("length", [252, 508, 780])
 def test_decode_and_prefill(
-    device: Device, reference_dir: Path, rng: np.random.Generator, name: str, length: int
+    device: Device, reference_dir: Path, rng: np.random.Generator, name: str, length: int, shared: bool
 ) -> None:
     """Chunks have 512 positions on CPU drivers, 256 on GPUs; gemma3 has layers with a window besides."""
     with open_gguf(reference_dir / "golden" / f"{name}.gguf") as file:
@@ -31,7 +39,8 @@ def test_decode_and_prefill(
     tokens, rows = decoded(runner, ids, 8)
     np.testing.assert_array_equal(prefilled(runner, [*ids, *tokens], length + 8)[length:], rows)
     assert not runner.buffers.counters.numpy().any()
-    assert "attention" in (plan := runner.decode_chain(long=True).explain()) and "grid indirect" in plan
+    assert "attention" in (plan := runner.decode_chain(long=True).explain())
+    assert ("grid indirect" in plan) == (shared or device.family == "gpu") and "matmul_attention" not in plan
     runner.close()
 
 
