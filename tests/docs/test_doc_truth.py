@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 ROOMS = ("gpu", "formats", "text", "models", "decode", "engine", "cli")
 IN_A_WHEEL = "flux_vk/demo/"
 # Variables of others that the pages may name.
-FOREIGN = {"VK_LOADER_DEBUG", "LP_NUM_THREADS", "XDG_CACHE_HOME", "GLSLANG_VALIDATOR"}
+FOREIGN = {"VK_LOADER_DEBUG", "LP_NUM_THREADS", "LP_NATIVE_VECTOR_WIDTH", "XDG_CACHE_HOME", "GLSLANG_VALIDATOR"}
 
 
 def prose(text: str) -> str:
