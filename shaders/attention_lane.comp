@@ -1,5 +1,5 @@
-// Attention for few-lane devices where a load costs a branch and a few instructions for every lane and word (llvmpipe):
-// eight lanes, no shared memory. A lane scores every eighth key of a page; the queries are loaded once by the eight lanes
+// Attention for few-lane devices where a load from a storage buffer costs every lane a branch (llvmpipe): queries, keys and
+// values are texel buffers; eight lanes, no shared memory. A lane scores every eighth key of a page; the queries are loaded once by the eight lanes
 // together and handed round by shuffles, and so are the weights, with the head's elements spread over the lanes.
 // For head sizes that are multiples of 32 and subgroups of at least eight. Otherwise as attention.comp: nothing depends
 // on other rows, pages come in the order of their positions.
