@@ -4,7 +4,7 @@
 
 // One workgroup per row: put the logits back as the model left them, then write the token everywhere it is needed.
 
-void restore(uint row, uint entry) {
+void put_back(uint row, uint entry) {
     uvec2 kept = saved[row * (p.B + p.H) + entry];
     if (kept.x < p.V) logits[row * p.V + kept.x] = uintBitsToFloat(kept.y);
 }
@@ -18,10 +18,10 @@ void main() {
     uint n = min(min(params[at + P_LAST_N], seen), p.H);
     uint biases = min(params[at + P_BIAS_COUNT], p.B);
     // In the reverse order of the changes: a token may have had a bias and a penalty.
-    for (uint i = tid; i < n; i += WG) restore(row, p.B + i);
+    for (uint i = tid; i < n && p.restore != 0u; i += WG) put_back(row, p.B + i);
     memoryBarrierBuffer();
     barrier();
-    for (uint e = tid; e < biases; e += WG) restore(row, e);
+    for (uint e = tid; e < biases && p.restore != 0u; e += WG) put_back(row, e);
     memoryBarrierBuffer();
     barrier();
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .drawing import Drawing as Drawing
     from .params import SamplingParams as SamplingParams
     from .sampling import add_sampling as add_sampling
     from .state import Logprobs as Logprobs
     from .state import SamplerState as SamplerState
 
-_HOMES = {"SamplingParams": "params", "SamplerState": "state", "Logprobs": "state", "add_sampling": "sampling"}
+_HOMES = {
+    "Drawing": "drawing", "SamplingParams": "params", "SamplerState": "state", "Logprobs": "state",
+    "add_sampling": "sampling",
+}  # fmt: skip
 __all__ = sorted(_HOMES)
 
 

@@ -11,9 +11,11 @@ from ..errors import InputError
 from ..gpu.buffer import Buffer
 from ..gpu.chain import Chain
 from ..gpu.fusion import give_maxima
+from .drawing import Drawing
 from .params import MAX_BIAS
 from .state import TOP_WORDS, SamplerState
 
+PLAIN = Drawing()
 BLOCKS_PER_GROUP = 64
 LOGITS_PER_GROUP = 4096
 SHORT_LIST = 512  # CAP in shaders/include/sample_math.glsl: smaller vocabularies are always sorted whole
@@ -29,7 +31,7 @@ def add_sampling(
     row_pos: Buffer,
     n: int,
     *,
-    logprobs: bool = True,
+    drawing: Drawing = PLAIN,
     exact: bool = False,
 ) -> None:
     """Sample one token for each of the first `n` rows.
@@ -37,9 +39,9 @@ def add_sampling(
     logits f32[M, V] (bias and penalties are written into it and taken out again), row_slot u32[M] (slots differ from
     row to row; a row whose slot is not below `state.slots` is left out), row_pos u32[M], position of the row's token:
     the new one stands at row_pos + 1.
-    Writes slot_token, slot_pos, history, ring and, for slots that ask, log-probabilities. `logprobs=False` leaves out
-    their two kernels, for chains whose slots never ask. `exact=True` turns the short list off: every row goes by the
-    selection over the whole vocabulary, with the same tokens.
+    Writes slot_token, slot_pos, history, ring and, for slots that ask, log-probabilities. drawing: what the slots of
+    these rows ask for at most; kernels that none of them needs are left out. `exact=True` turns the short list off:
+    every row goes by the selection over the whole vocabulary, with the same tokens.
     """
     if logits.shape[1:] != (state.vocab,):
         raise InputError(f"logits have shape {list(logits.shape)}; expected rows of {state.vocab}")
@@ -52,7 +54,7 @@ def add_sampling(
     for start in range(0, n, window):
         stop = min(start + window, n)
         part = [b.rows(start, stop) for b in (logits, row_slot, row_pos)]
-        _add_rows(chain, state, part[0], part[1], part[2], logprobs, exact)
+        _add_rows(chain, state, part[0], part[1], part[2], drawing, exact)
 
 
 def _pick_width(chain: Chain) -> int:
@@ -61,13 +63,13 @@ def _pick_width(chain: Chain) -> int:
 
 
 def _add_rows(
-    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, logprobs: bool, exact: bool
+    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing, exact: bool
 ) -> None:
     rows, vocab = logits.shape
     blocks = -(-vocab // LOGITS_PER_GROUP) * BLOCKS_PER_GROUP
     s = state
     top = None
-    if logprobs:
+    if drawing.logprobs:
         sums = chain.scratch((rows, blocks), "f32")
         raw_maxima = chain.scratch((rows, blocks), "u32")
         top = chain.scratch((rows, TOP_WORDS), "u32")
@@ -76,6 +78,7 @@ def _add_rows(
             logits=logits, row_slot=row_slot, params=s.params, maxima=raw_maxima, sums=sums, top=top,
             WG=_pick_width(chain),
         )  # fmt: skip
+    model_logits, logits = logits, _work_logits(chain, state, logits, row_slot, row_pos, drawing)
     saved = chain.scratch((rows, MAX_BIAS + s.history_size, 2), "u32")
     picked = chain.scratch((rows, 2), "u32")
     by_mass = vocab > SHORT_LIST and not exact
@@ -97,10 +100,17 @@ def _add_rows(
     )  # fmt: skip
     results = {"top": top} if top is not None else {}
     chain.sample_commit(
-        logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, saved=saved, picked=picked,
-        slot_token=s.slot_token, slot_pos=s.slot_pos, history=s.history, hist_count=s.hist_count, ring=s.ring,
-        lp_ring=s.lp_ring, status=s.status, B=MAX_BIAS, **results,
+        logits=model_logits, row_slot=row_slot, row_pos=row_pos, params=s.params, saved=saved, picked=picked,
+        restore=int(logits is model_logits), slot_token=s.slot_token, slot_pos=s.slot_pos, history=s.history,
+        hist_count=s.hist_count, ring=s.ring, lp_ring=s.lp_ring, status=s.status, B=MAX_BIAS, **results,
     )  # fmt: skip
+
+
+def _work_logits(
+    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing
+) -> Buffer:
+    """The logits that samplers change: the model's own, which sample_commit puts right again, or others in scratch."""
+    return logits
 
 
 def _zeroed(chain: Chain, rows: int, blocks: int) -> tuple[Buffer, Buffer, Buffer]:

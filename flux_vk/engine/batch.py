@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..decode.drawing import Drawing
 from ..errors import FluxError, VulkanError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("flux_vk.engine")
 
 SIZES = (1, 2, 4, 8, 16, 32)  # rows a decode chain may have; what is over is padding
+PLAIN = Drawing()
 PADDING = 0xFFFFFFFF  # a slot that is in no table
 
 
@@ -51,10 +53,10 @@ class Batch:
         """Steps submitted and not yet finished."""
         return len(self._flying)
 
-    def compose(self, sequences: Seq[Sequence], logprobs: bool = False) -> None:
+    def compose(self, sequences: Seq[Sequence], drawing: Drawing = PLAIN) -> None:
         """Say whose tokens the next steps draw (at most 32, each with its first token drawn). Nothing may be in flight.
 
-        logprobs: whether one of them asked for log-probabilities.
+        drawing: what their sampling asks for, all together.
         """
         if self._flying:
             raise FluxError(f"{len(self._flying)} steps are in flight; finish them before the batch is changed")
@@ -63,7 +65,7 @@ class Batch:
         numbers[: len(sequences)] = [s.slot for s in sequences]
         with self.runner.lock:
             self.runner.buffers.group_slots(self.group).view()[:] = numbers
-        self._key = ("decode", size_for(max(1, len(sequences))), self.group, logprobs)
+        self._key = ("decode", size_for(max(1, len(sequences))), self.group, drawing)
 
     def start(self) -> None:
         """Submit one step behind those in flight. Raises ContextFull where a sequence finds no page."""

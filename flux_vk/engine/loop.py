@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
+from ..decode.drawing import Drawing
 from ..errors import ContextFull
 from .batch import SIZES, Batch
 from .pages import pages_for
@@ -170,7 +171,7 @@ class Loop:
                 stream.finish_reason = "cancelled"
                 return []
             n = runner.chunk(sequence, total - done, runner.limits.max_rows)
-            runner.prefill(sequence, ids[done : done + n], sample=done + n == total, logprobs=stream.logprobs)
+            runner.prefill(sequence, ids[done : done + n], sample=done + n == total, drawing=stream.drawing)
             done += n
             stream.tell(n, done, total)
         return [(stream, self._take(stream, time.perf_counter()))]
@@ -178,7 +179,7 @@ class Loop:
     def _prefill_jointly(self, streams: list[Stream]) -> list[Drawn]:
         """The same for several whose prompts fit into one step."""
         parts = [self._begin(stream)[:2] for stream in streams]
-        self.runner.prefill_jointly(parts, logprobs=any(s.logprobs for s in streams))
+        self.runner.prefill_jointly(parts, Drawing.joined(s.drawing for s in streams))
         now = time.perf_counter()
         for stream, (_, ids) in zip(streams, parts, strict=True):
             stream.tell(len(ids), len(ids), len(ids))
@@ -204,7 +205,7 @@ class Loop:
             assert self._batch is not None, "streams that live have a batch"
             if self._stale:
                 sequences = [s.sequence for s in self._live if s.sequence is not None]
-                self._batch.compose(sequences, any(s.logprobs for s in self._live))
+                self._batch.compose(sequences, Drawing.joined(s.drawing for s in self._live))
                 limits = self.runner.limits
                 self._left = min(s.may_run(limits, s.sequence.length) for s in self._live if s.sequence is not None)
                 self._stale = False

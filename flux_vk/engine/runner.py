@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..decode import SamplerState, SamplingParams, add_sampling
+from ..decode.drawing import Drawing
 from ..errors import ArgumentError, FluxError, VulkanError
 from ..gpu import Chain, Device, Profile, Recorded
 from ..gpu.pipelines import Key, first_steps, make_all, warm
@@ -26,7 +27,7 @@ from ..models import ModelConfig, Weights, build_step
 from ..models.step import CHUNK_PAGES, attention_blocks
 from ..settings import settings
 from .background import Background
-from .batch import PADDING, Batch, size_for
+from .batch import PADDING, PLAIN, Batch, size_for
 from .buffers import EngineBuffers, Limits
 from .pages import PAGE_SIZE, PagePool, pages_for
 from .sequence import Sequence, Slots
@@ -82,7 +83,7 @@ class Runner:
     # -- chains ---------------------------------------------------------------------------------------------------
 
     def prefill_chain(
-        self, rows: int, n_logits: int, sample: bool, logprobs: bool = False, context: int = 1
+        self, rows: int, n_logits: int, sample: bool, drawing: Drawing = PLAIN, context: int = 1
     ) -> Chain:
         """A chain for `rows` prompt rows: the forward step, logits of `n_logits` rows, and sampling from them.
 
@@ -93,11 +94,11 @@ class Runner:
         io = b.step_io(b.ids.rows(0, rows), b.pos.rows(0, rows), b.slot.rows(0, rows), n_logits, context=context)
         build_step(chain, self.config, b.weights, io, rows=rows, n_logits=n_logits, prompt=True)
         if sample:
-            add_sampling(chain, b.sampler, io.logits, b.last_slot, b.last_pos, n=n_logits, logprobs=logprobs)
+            add_sampling(chain, b.sampler, io.logits, b.last_slot, b.last_pos, n=n_logits, drawing=drawing)
         return chain
 
     def decode_chain(
-        self, rows: int = 1, group: int = 0, logprobs: bool = False, long: bool = False, context: int = 1
+        self, rows: int = 1, group: int = 0, drawing: Drawing = PLAIN, long: bool = False, context: int = 1
     ) -> Chain:
         """A chain for the next tokens of the `rows` slots whose numbers stand in a group's buffer.
 
@@ -119,7 +120,7 @@ class Runner:
         if long and grid is None:
             io = replace(io, counters=None)  # nothing is fused with attention then
         build_step(chain, self.config, b.weights, io, rows=rows, n_logits=rows)
-        add_sampling(chain, b.sampler, io.logits, slots, pos, n=rows, logprobs=logprobs)
+        add_sampling(chain, b.sampler, io.logits, slots, pos, n=rows, drawing=drawing)
         return chain
 
     def prepare(self) -> None:
@@ -139,7 +140,7 @@ class Runner:
 
         b = self.buffers
         sampling = Chain(self.device, b.arena, name="sampling")
-        add_sampling(sampling, b.sampler, b.logits, b.group_slots(0).rows(0, 1), b.last_pos, n=1, logprobs=False)
+        add_sampling(sampling, b.sampler, b.logits, b.group_slots(0).rows(0, 1), b.last_pos, n=1)
         try:
             with Background() as background:
                 # The sampler's kernels do not depend on the model, and one of them is the longest to compile.
@@ -204,23 +205,23 @@ class Runner:
         return n
 
     def prefill(
-        self, sequence: Sequence, ids: Seq[int], sample: bool = False, logits: bool = False, logprobs: bool = False
+        self, sequence: Sequence, ids: Seq[int], sample: bool = False, logits: bool = False, drawing: Drawing = PLAIN
     ) -> npt.NDArray[np.float32] | None:
         """Run at most max_rows tokens (max_logits with `logits`) behind what is cached; waits for the result.
 
-        sample: also draw the next token into the sampler's ring. logits: returns float32 [len(ids), vocabulary].
-        Raises ContextFull, DeviceLost.
+        sample: also draw the next token into the sampler's ring, with what `drawing` says. logits: returns float32
+        [len(ids), vocabulary]. Raises ContextFull, DeviceLost.
         """
         with self.lock:
             b, n = self.buffers, len(ids)
             self._write_rows([(sequence, ids)])
             rows = rows_for(n, self.device.family, self.max_logits if logits else self.limits.max_rows)
             n_logits = rows if logits else 1 if sample else 0
-            self._run_rows(rows, n_logits, sample, logprobs)
+            self._run_rows(rows, n_logits, sample, drawing)
             sequence.cached.extend(ids)
             return b.logits.rows(0, n).numpy() if logits else None
 
-    def prefill_jointly(self, parts: Seq[tuple[Sequence, Seq[int]]], logprobs: bool = False) -> None:
+    def prefill_jointly(self, parts: Seq[tuple[Sequence, Seq[int]]], drawing: Drawing = PLAIN) -> None:
         """Run the prompts of several sequences (at most max_rows tokens together) and draw the next token of each.
 
         Raises ContextFull, DeviceLost.
@@ -232,7 +233,7 @@ class Runner:
             rows = rows_for(max(n, draws), family, most)
             if rows == draws and n > len(parts):  # a step with as many logits as rows has them in the rows' order
                 rows = rows_for(rows + 1, family, most)
-            self._run_rows(rows, draws, True, logprobs)
+            self._run_rows(rows, draws, True, drawing)
             for sequence, ids in parts:
                 sequence.cached.extend(ids)
 
@@ -252,8 +253,8 @@ class Runner:
             at = end
         b.ids.view()[at:], b.pos.view()[at:] = 0, 0
 
-    def _run_rows(self, rows: int, n_logits: int, sample: bool, logprobs: bool) -> None:
-        step = self.recorded(("prefill", rows, n_logits, sample, sample and logprobs))
+    def _run_rows(self, rows: int, n_logits: int, sample: bool, drawing: Drawing) -> None:
+        step = self.recorded(("prefill", rows, n_logits, sample, drawing if sample else PLAIN))
         step.submit()
         step.wait()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..decode.drawing import Drawing
 from .stops import StopText
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ class Stream:
     prefilled: int = 0
     index: int = 0  # among those of a Many
     _decoder: StreamDecoder | None = None
+
+    @property
+    def drawing(self) -> Drawing:
+        """What its sampling needs of a chain."""
+        return Drawing(logprobs=self.logprobs)
 
     @property
     def logprobs(self) -> bool:

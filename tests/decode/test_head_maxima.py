@@ -32,7 +32,7 @@ def test_tokens_are_those_of_the_reference(
         chain = Chain(device)
         chain.copy(src=state.slot_pos, dst=position)
         matmul(chain, w=device.array(w), x=device.array(x), y=logits)
-        add_sampling(chain, state, logits, slots, position, ROWS, logprobs=False)
+        add_sampling(chain, state, logits, slots, position, ROWS)
         found = {s.name.split("--")[0].removesuffix("_wide") for s in chain.steps}
         assert names <= found and ("sample_stats" in found) == (passes == "none")
         step = chain.record()

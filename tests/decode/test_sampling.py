@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from flux_vk.decode import Logprobs, SamplerState, SamplingParams, add_sampling
+from flux_vk.decode import Drawing, Logprobs, SamplerState, SamplingParams, add_sampling
 from flux_vk.errors import FluxError, InputError
 from flux_vk.gpu import Chain, Device, Recorded
 from flux_vk.gpu.reference import sampling as definition
@@ -32,6 +32,7 @@ class Bench:
         # The position of a row is what the previous step left in slot_pos: as in a decode loop.
         self.position = device.zeros((rows,), "u32")
         self.chain.copy(src=self.state.slot_pos, dst=self.position)
+        options = {"drawing": Drawing(logprobs=True), **options}
         add_sampling(self.chain, self.state, self.x, self.slots, self.position, rows, **options)
         self.recorded: Recorded = self.chain.record()
 
@@ -192,7 +193,7 @@ def test_logprobs(device: Device, rng: np.random.Generator, vocab: int) -> None:
 
 def test_chain_without_logprobs(device: Device, rng: np.random.Generator) -> None:
     logits = rng.standard_normal((2, 300)).astype(np.float32)
-    bench = Bench(device, logits, logprobs=False)
+    bench = Bench(device, logits, drawing=Drawing())
     bench.set([SamplingParams(seed=1, logprobs=3), SamplingParams(seed=2)])
     bench.step()
     assert bench.tokens(1) == [expected_token(logits[s], SamplingParams(seed=s + 1), 1) for s in range(2)]
