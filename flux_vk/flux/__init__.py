@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from .opcodes import OPCODES as OPCODES
     from .program import Program as Program
     from .program import Trap as Trap
+    from .vm import Flags as Flags
+    from .vm import State as State
+    from .vm import Step as Step
+    from .vm import run as run
 
 _HOMES = {
     "BY_NAME": "opcodes",
@@ -21,7 +25,7 @@ _HOMES = {
     "OPCODES": "opcodes",
     "Program": "program",
     "Trap": "program",
-    "decode": "instructions",
+    "decode": "instructions", "run": "vm", "Flags": "vm", "State": "vm", "Step": "vm",
 }
 __all__ = sorted(_HOMES)
 
