@@ -30,6 +30,10 @@ class ModelError(InputError):
     """A readable GGUF file does not describe a model that can run here (architecture, keys, tensor shapes)."""
 
 
+class ProgramError(InputError):
+    """A FLUX program cannot be used: names file, line and column of its source, or the offsets in its bytecode."""
+
+
 class ContractError(FluxError):
     """A kernel contract is malformed, or does not agree with its SPIR-V."""
 

@@ -8,18 +8,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .assembler import assemble as assemble
+    from .assembler import assemble_program as assemble_program
+    from .assembler import load_program as load_program
+    from .disassembler import disassemble as disassemble
     from .instructions import Instruction as Instruction
     from .instructions import decode as decode
     from .opcodes import BY_NAME as BY_NAME
     from .opcodes import OPCODES as OPCODES
     from .program import Program as Program
     from .program import Trap as Trap
+    from .verifier import Finding as Finding
+    from .verifier import Report as Report
+    from .verifier import check as check
+    from .verifier import verify as verify
     from .vm import Flags as Flags
     from .vm import State as State
     from .vm import Step as Step
     from .vm import run as run
 
 _HOMES = {
+    "Finding": "verifier", "Report": "verifier", "assemble": "assembler", "assemble_program": "assembler",
+    "check": "verifier", "disassemble": "disassembler", "load_program": "assembler", "verify": "verifier",
     "BY_NAME": "opcodes",
     "Instruction": "instructions",
     "OPCODES": "opcodes",

@@ -1,6 +1,6 @@
 """Decoding: code as a list of instructions from the first byte on, and back to bytes.
 
-Not for: judging them (verify.py).
+Not for: judging them (verifier.py).
 """
 
 from __future__ import annotations

@@ -101,5 +101,4 @@ _HIGHEST = {
 NAMES = {
     Operand.ICOND: ("EQ", "NE", "LT", "LE", "GT", "GE", "ULT", "ULE", "UGT", "UGE"),
     Operand.CC: ("EQ", "NE", "LT", "GE", "GT", "LE", "CS", "CC", "VS", "VC"),
-    Operand.CAST: ("MILLI", "COPY", "BOOL", "COPY3"),
 }

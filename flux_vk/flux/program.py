@@ -23,6 +23,8 @@ WINDOW = 256
 MAX_HOST_CODE = 1 << 20
 MAX_CODE = 1024
 """Bytes of code of a program for the GPU."""
+MAX_NAME = 64
+"""Characters of a program's name."""
 HOST_STEPS = 1_000_000
 GPU_STEPS = 1024
 """Default step limits."""
@@ -92,6 +94,8 @@ class Program:
     source: str = ""
 
     def __post_init__(self) -> None:
+        if not 0 < len(self.name) <= MAX_NAME or not self.name.isprintable():
+            raise InputError(f"program name {self.name!r}, expected 1 to {MAX_NAME} printable characters")
         if self.result not in ("R0", "F0"):
             raise InputError(f"program {self.name!r}: result {self.result!r}, expected 'R0' or 'F0'")
         for bank, constants, filled in (("R", self.gp, ABI_GP), ("F", self.fp, ABI_FP)):
