@@ -32,6 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 }
 # Imported late by what only benchmarks and tests use, which says what to install where it is missing.
 OPTIONAL = {
+    "flux_vk/flux/heatmap.py": {"matplotlib"},
     "flux_vk/models/reference.py": {"gguf"},
     "flux_vk/cli/bench_plots.py": {"matplotlib"},
     "flux_vk/cli/peer_worker.py": {"xllamacpp", "llama_cpp"},

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import InputError
 from .opcodes import OPCODES, Opcode
 from .operands import Operand
 
 
-@dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One decoded instruction. `operands` are numbers as they stand in the code, a payload is bytes."""
 
     offset: int

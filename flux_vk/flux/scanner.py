@@ -72,7 +72,7 @@ class Token:
         out = bytearray()
         text, at = self.text[1:-1], 0
         for found in _ESCAPE.finditer(text):
-            out += text[at : found.start()].encode()
+            out += text[at : found.start()].encode("utf-8", "replace")
             at = found.end()
             if found[1]:
                 out.append(int(found[1], 16))
@@ -80,7 +80,7 @@ class Token:
                 out += _ESCAPES[found[2]].encode()
             else:
                 raise self.place.error(f"unknown escape \\{found[2]}, expected one of \\n \\t \\r \\0 \\\" \\\\ \\xNN")
-        return bytes(out + text[at:].encode())
+        return bytes(out + text[at:].encode("utf-8", "replace"))
 
 
 def scan(text: str, file: str) -> Iterator[tuple[Place, list[Token]]]:
@@ -92,7 +92,7 @@ def scan(text: str, file: str) -> Iterator[tuple[Place, list[Token]]]:
             place = Place(file, number, at + 1)
             found = _TOKEN.match(line, at)
             if found is None:
-                what = "a string without an end" if line[at] == '"' else f"unexpected {line[at:].split()[0]!r}"
+                what = "a string without an end" if line[at] == '"' else f"unexpected {line[at]!r}"
                 raise place.error(f"{what}; expected a label, a mnemonic, a register, a number or a comment")
             if found.lastgroup != "space":
                 tokens.append(Token(found.lastgroup or "", found[0], place))

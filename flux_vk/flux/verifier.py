@@ -37,7 +37,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What the verifier found. `tail` is how many bytes of data stand behind the instructions."""
+    """What the verifier found. `tail` is how many bytes of data stand behind the instructions.
+
+    Code beyond the length limit is not looked into: its report has that one finding and counts no instructions.
+    """
 
     name: str
     target: str
@@ -62,6 +65,8 @@ def verify(program: bytes | Program, target: str = "gpu") -> Report:
     if target not in LIMITS:
         raise InputError(f"target {target!r}, expected 'gpu' or 'host'")
     code, name = (program.code, program.name) if isinstance(program, Program) else (bytes(program), "program")
+    if len(code) > LIMITS[target]:
+        return Report(name, target, tuple(_length(code, target)), len(code), 0, 0)
     decoded = decode(code)
     findings = [*_length(code, target), *_tail(code, decoded)]
     for instruction in decoded.instructions:

@@ -6,7 +6,7 @@ Faults of a program are typed traps in the result, never exceptions. Not for: wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import InputError
@@ -56,13 +56,13 @@ class State:
 
     gp: tuple[int, ...]
     fp: tuple[float, ...]
-    vectors: tuple[bytes, ...]
     flags: Flags
     halted: bool
     trap: Trap
     steps: int
     pc: int
-    memory: bytes
+    vectors: tuple[bytes, ...] = field(repr=False)
+    memory: bytes = field(repr=False)
 
 
 def run(
@@ -95,7 +95,8 @@ def run(
     _set_registers(m, gp or {}, fp or {})
     note = trace.append if isinstance(trace, list) else trace
     trap, steps = _loop(m, _prepared(decoded, memory == "gpu"), len(code), max_steps, note)
-    return State(tuple(m.gp), tuple(m.fp), tuple(m.vectors), _flags(m), m.halted, trap, steps, m.pc, bytes(m.memory))
+    registers = tuple(m.gp), tuple(m.fp), _flags(m)
+    return State(*registers, m.halted, trap, steps, m.pc, tuple(m.vectors), bytes(m.memory))
 
 
 _Prepared = dict[int, tuple[Handler, tuple["int | bytes", ...], int, Instruction]]
