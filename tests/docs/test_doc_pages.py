@@ -13,6 +13,7 @@ from tests.docs.pages import Block, Page, PageError, blocks, commands, matches
 
 PAGES = (
     "architecture", "quickstart", "library", "command-line", "sampling", "adding-a-kernel", "adding-an-architecture",
+    "flux-gpu",
 )  # fmt: skip
 
 
