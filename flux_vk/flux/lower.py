@@ -220,15 +220,15 @@ def lower(program: Program, capacity: int = MAX_CODE) -> npt.NDArray[np.uint32]:
     """The program as u32[code_words(capacity)], what `flux_interpret` takes for one slot and agent.
 
     capacity: bytes of code that there is room for; all programs of one buffer have the same. Raises InputError where
-    the code is longer, does not decode to its end, or holds what the device does not offer; `flux_vk.flux.verify` says
-    all that is wrong at once.
+    the code is longer, runs into bytes that are no instruction, or holds what the device does not offer;
+    `flux_vk.flux.verify` says all that is wrong at once.
     """
     code = program.code
     where = f"program {program.name!r}"
     if len(code) > capacity:
         raise InputError(f"{where}: {len(code)} bytes of code, expected at most {capacity}")
     decoded = decode(code)
-    if decoded.tail or not decoded.instructions:
+    if not decoded.instructions or (decoded.tail and decoded.instructions[-1].op.falls):
         raise InputError(f"{where}: no instruction at offset {decoded.end} of {len(code)}; check it with flux_vk.flux")
     words = np.zeros((code_words(capacity) // 4, 4), np.uint32)
     words[micro.HEAD_SLOTS : micro.HEAD_SLOTS + len(_SHARED)] = _SHARED

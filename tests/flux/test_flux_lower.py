@@ -48,6 +48,11 @@ def test_what_is_no_program_is_refused() -> None:
             lower(Program(code, "odd"))
 
 
+def test_data_behind_the_last_instruction_is_no_hindrance() -> None:
+    words = lower(Program(b"\x80\xff\x01\x02")).reshape(-1, 4)
+    assert not words[micro.BASE + 1 : micro.BASE + 4].any() and words[micro.BASE + 4].any()
+
+
 def test_sizes() -> None:
     assert lower(Program(b"\x80")).shape == (CODE_WORDS,) == (code_words(MAX_CODE),)
     assert lower(Program(bytes(MAX_CODE))).shape == (CODE_WORDS,)
