@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import flux as flux
     from .decode.params import SamplingParams as SamplingParams
     from .engine.model import Model as Model
     from .engine.model import load as load
@@ -23,18 +24,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_ROOMS = ("flux",)
 _HOMES = {
     "Arena": "gpu.chain", "Buffer": "gpu.buffer", "Chain": "gpu.chain", "Device": "gpu.device",
     "FluxError": "errors", "Model": "engine.model", "SamplingParams": "decode.params", "Tokenizer": "text.tokenizer",
     "load": "engine.model",
 }  # fmt: skip
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = ["__version__", *sorted([*_HOMES, *_ROOMS])]
 
 
 def __getattr__(name: str) -> Any:
     """Names are looked up late, so that `import flux_vk` stays light and works where Vulkan does not."""
-    if name not in _HOMES:
-        raise AttributeError(f"flux_vk has no {name!r}")
     import importlib
 
+    if name in _ROOMS:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"flux_vk has no {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

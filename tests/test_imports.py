@@ -66,9 +66,14 @@ def imported(path: Path) -> list[tuple[int, str]]:
 
 
 def room_of(parts: tuple[str, ...]) -> str:
-    """A module's room: a folder of ROOMS, "ground", or "top" (the package's root and what `-m` runs)."""
+    """A module's room: a folder of ROOMS, "ground", or "top" (the package's root and what `-m` runs).
+
+    What `-m` runs of a room (its `__main__`) is a command line.
+    """
     if not parts:
         return "top"
+    if parts[-1] == "__main__":
+        return "cli"
     if parts[0] in ROOMS:
         return parts[0]
     return "ground" if parts[0] in (*GROUND, "_kompute") else "top"
