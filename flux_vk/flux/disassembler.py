@@ -6,7 +6,7 @@ import re
 
 from .instructions import Decoded, Instruction, decode
 from .operands import NAMES, Operand
-from .program import Program
+from .program import Program, code_of
 
 _TEXT = re.compile(rb'[ !#-\[\]-~]+')
 _COMMENT_COLUMN = 36
@@ -18,7 +18,7 @@ def disassemble(program: bytes | Program) -> str:
     Whatever the bytes are, assembling the text gives them again. An instruction with an operand out of range, and what
     cannot be decoded, is shown as `.byte`.
     """
-    code = program.code if isinstance(program, Program) else bytes(program)
+    code = code_of(program)
     decoded = decode(code)
     labels = label_names(decoded)
     lines = _head(program) if isinstance(program, Program) else []
@@ -67,7 +67,7 @@ def meaning(instruction: Instruction, labels: dict[int, str] | None = None) -> s
     for kind, value in zip(instruction.op.operands, instruction.operands, strict=True):
         if kind is Operand.REL:
             assert instruction.target is not None
-            shown.append(names.get(instruction.target, f"offset {instruction.target}, inside no instruction's start"))
+            shown.append(names.get(instruction.target, f"offset {instruction.target}, where no instruction begins"))
         else:
             shown.append(_operand(kind, value, instruction, names))
     return instruction.op.effect.format(*shown)

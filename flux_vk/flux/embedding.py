@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .instructions import decode
 from .opcodes import OPCODES
-from .program import Program
+from .program import Program, code_of
 
 SIZE = 128
 # Physics operations that share the dimension of another: attenuation with absorption, visibility with scattering,
@@ -41,9 +41,8 @@ DIMENSIONS: Mapping[int, int] = MappingProxyType(_dimensions())
 
 def counts(program: bytes | Program) -> npt.NDArray[np.int64]:
     """How often the operations of each dimension stand in the code, int64[128]. Data behind the code counts nothing."""
-    code = program.code if isinstance(program, Program) else bytes(program)
     found = np.zeros(SIZE, np.int64)
-    for instruction in decode(code).instructions:
+    for instruction in decode(code_of(program)).instructions:
         found[DIMENSIONS[instruction.op.byte]] += 1
     return found
 

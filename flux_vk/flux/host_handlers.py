@@ -6,7 +6,9 @@ Not for: operations that the GPU offers too (handlers.py).
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import NoneType
 
+from ..errors import InputError
 from .handlers import handler
 from .machine import Fault, Machine, wrap
 from .opcodes import BY_NAME, OPCODES
@@ -183,8 +185,10 @@ def _tell(name: str) -> Callable[..., None]:
     def run(m: Machine, data: bytes = b"") -> None:
         if m.on_a2a is not None:
             answer = m.on_a2a(name, data)
+            if not isinstance(answer, (int, NoneType)):
+                raise InputError(f"on_a2a answered {answer!r} to {name}, expected a whole number or None")
             if answer is not None:
-                m.gp[0] = wrap(int(answer))
+                m.gp[0] = wrap(answer)
 
     return run
 

@@ -282,7 +282,7 @@ B5 PHY_ATTEN        fd fs fs      | {0} = physics of {1} and {2}                
 B6 PHY_VISIB        fd fs fs      | {0} = physics of {1} and {2}                | host
 B7 PHY_SOUNDV       fd fs fs      | {0} = physics of {1} and {2}                | host
 B8 PHY_REFRAC       fd fs fs      | {0} = physics of {1} and {2}                | host
-    Marine physics, for which the instruction set gives no formula: always traps NOT_OFFERED.
+    Marine physics, which this machine leaves out: always traps NOT_OFFERED.
 """
 
 

@@ -114,6 +114,16 @@ class Program:
         return Program, (self.code, self.name, self.result, dict(self.gp), dict(self.fp), self.source)
 
 
+def code_of(program: bytes | bytearray | memoryview | Program) -> bytes:
+    """The bytecode of a program. Raises InputError for what is neither bytes nor a Program."""
+    if isinstance(program, Program):
+        return program.code
+    if isinstance(program, (bytes, bytearray, memoryview)):
+        return bytes(program)
+    what = "text; assemble it first" if isinstance(program, str) else type(program).__name__
+    raise InputError(f"a program is bytes or a flux.Program, found {what}")
+
+
 def constant_problem(bank: str, number: int, value: float, filled: Mapping[int, str]) -> str:
     """What is wrong with a constant, or ""."""
     if not 0 <= number < REGISTERS:

@@ -13,7 +13,7 @@ from ..errors import InputError, ProgramError
 from .instructions import Decoded, Instruction, decode
 from .opcodes import OPCODES
 from .operands import Operand
-from .program import MAX_CODE, MAX_HOST_CODE, Program
+from .program import MAX_CODE, MAX_HOST_CODE, Program, code_of
 
 LIMITS = {"gpu": MAX_CODE, "host": MAX_HOST_CODE}
 """Bytes of code by target."""
@@ -64,7 +64,8 @@ def verify(program: bytes | Program, target: str = "gpu") -> Report:
     """Judge code for a target, "gpu" or "host". Raises InputError for another target, never for the code."""
     if target not in LIMITS:
         raise InputError(f"target {target!r}, expected 'gpu' or 'host'")
-    code, name = (program.code, program.name) if isinstance(program, Program) else (bytes(program), "program")
+    code = code_of(program)
+    name = program.name if isinstance(program, Program) else "program"
     if len(code) > LIMITS[target]:
         return Report(name, target, tuple(_length(code, target)), len(code), 0, 0)
     decoded = decode(code)

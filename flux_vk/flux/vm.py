@@ -15,7 +15,7 @@ from .host_handlers import not_offered
 from .instructions import Decoded, Instruction, decode
 from .machine import A2AHandler, Fault, Machine, f32
 from .operands import Operand
-from .program import HOST_STEPS, REGISTERS, Program, Trap
+from .program import HOST_STEPS, REGISTERS, Program, Trap, code_of
 
 
 class Flags(NamedTuple):
@@ -79,11 +79,11 @@ def run(
 
     Registers start at 0 but for R11 (65536), then take the program's constants, then `gp` (int32) and `fp` (rounded to
     32 bits) by number. memory: "full" (64 KiB), or "gpu": only its first and last 256 bytes, and operations that the
-    GPU does not offer trap. on_a2a: called with (name, payload) by agent operations; an int that it returns goes to R0.
-    trace: a list that every Step is appended to, or a function that is given each. Raises InputError for registers or
-    limits that make no sense; whatever the program does ends in the State.
+    GPU does not offer trap. on_a2a: called with (name, payload) by agent operations; an int that it returns goes to R0,
+    what it raises passes through. trace: a list that every Step is appended to, or a function that is given each.
+    Raises InputError for registers or limits that make no sense; whatever the program does ends in the State.
     """
-    code = program.code if isinstance(program, Program) else bytes(program)
+    code = code_of(program)
     if memory not in ("full", "gpu"):
         raise InputError(f"memory {memory!r}, expected 'full' or 'gpu'")
     if max_steps < 0:

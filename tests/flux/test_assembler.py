@@ -139,7 +139,7 @@ def test_a_listing() -> None:
         "L0004:",
         "    DEC R1                           ; 0004  R1 -= 1",
         "    JNZ R1, L0004                    ; 0006  if R1 != 0 go to L0004",
-        "    JE 3, 1                          ; 000A  if equal go to offset 15, inside no instruction's start",
+        "    JE 3, 1                          ; 000A  if equal go to offset 15, where no instruction begins",
         '    TELL "hi"                        ; 000E  tell "hi"',
         "    HALT                             ; 0013  stop",
         "    .byte 0xFF                       ; 0014  data",

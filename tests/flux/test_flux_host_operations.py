@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from flux_vk.errors import InputError
 from flux_vk.flux import OPCODES, Trap, run
 from tests.flux.programs import code
 
@@ -27,6 +28,11 @@ def test_agent_operations_reach_the_host() -> None:
     for name in told:
         if name not in ("CAP_GRANT", "EMERGENCY_STOP"):
             assert run(code((name, b"x")), on_a2a=lambda said, _: len(said)).gp[0] == len(name)
+
+
+def test_handlers_answer_with_whole_numbers() -> None:
+    with pytest.raises(InputError, match="on_a2a answered 'yes' to ASK, expected a whole number or None"):
+        run(code(("ASK", b"")), on_a2a=lambda name, payload: "yes")  # type: ignore[arg-type,return-value]
 
 
 def test_capabilities_and_resources() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flux_vk.errors import InputError
-from flux_vk.flux import OPCODES, Program, Step, Trap, decode, run
+from flux_vk.flux import OPCODES, Program, Step, Trap, decode, disassemble, embed, run, verify
 from tests.flux.programs import code
 
 EDGES = [0, 1, -1, 2, -2, 7, -7, 31, 32, 33, 63, 64, 65535, 65536, 2**31 - 1, -(2**31), -(2**31) + 1, 0x12345678]
@@ -301,3 +301,26 @@ def test_any_bytes_end_in_a_state(rng: np.random.Generator) -> None:
         assert len(trace) == state.steps + (not stopped_outside)
         assert all(-(2**31) <= value < 2**31 for value in state.gp)
         assert state.pc in {*decode(program).boundaries, decode(program).end}
+
+
+def test_random_straight_programs_are_numpys(rng: np.random.Generator) -> None:
+    """Thousands of instructions in random programs without jumps, against NumPy's int32 on all 16 registers."""
+    names = [name for name in WIDE if name not in ("IDIV", "IMOD", "IREM")]
+    for _ in range(300):
+        start = rng.integers(-(2**31), 2**31, 16)
+        registers = start.astype(np.int32)
+        lines: list[tuple[object, ...]] = []
+        for _ in range(20):
+            name = names[int(rng.integers(len(names)))]
+            d, a, b = (int(x) for x in rng.integers(0, 16, 3))
+            lines.append((name, d, a, b))
+            registers[d] = WIDE[name](registers[a : a + 1], registers[b : b + 1]).astype(np.int64).astype(np.int32)[0]
+        state = run(code(*lines), dict(enumerate(start.tolist())))
+        assert state.gp == tuple(registers.tolist()), lines
+
+
+@pytest.mark.parametrize(("program", "said"), [("HALT", "found text; assemble it first"), (5, "found int")])
+def test_what_is_no_program(program: object, said: str) -> None:
+    for function in (run, verify, disassemble, embed):
+        with pytest.raises(InputError, match=f"a program is bytes or a flux.Program, {said}"):
+            function(program)  # type: ignore[operator]
