@@ -11,8 +11,7 @@ The first line is the header, an object with these keys:
     candidates   most candidates of a token, a number, or "all" for the whole vocabulary
     trust_rate   the rate that trust changes at, 0 to 1
     agents       list of programs in the order that every other list has: {"name", "weight", "result" ("R0" or "F0"),
-                 "code" (bytecode, hexadecimal), "gp" ({"8": 3}: integer constants by register), "fp" (floats, those
-                 that are not finite as "inf", "-inf" or "nan")}
+                 "code" (bytecode, hexadecimal), "gp" ({"8": 3}: integer constants by register), "fp" (floats)}
 
 Every further line is an object with the key "type":
 
@@ -47,6 +46,7 @@ from typing import Any, TextIO, TypeVar
 import numpy as np
 
 from ..errors import InputError
+from .program import Program
 
 VERSION = 1
 VOTES = ("sum", "prob", "borda", "majority")
@@ -63,6 +63,11 @@ class TracedProgram:
     result: str = "R0"
     gp: Mapping[int, int] = field(default_factory=dict)
     fp: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def program(self) -> Program:
+        """The program, to disassemble and run. Raises InputError where its constants cannot be."""
+        return Program(self.code, self.name, self.result, self.gp, self.fp)
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,7 @@ def _program_out(p: TracedProgram) -> dict[str, Any]:
     return {
         "name": p.name, "weight": p.weight, "result": p.result, "code": p.code.hex(),
         "gp": {str(k): int(v) for k, v in sorted(p.gp.items())},
-        "fp": {str(k): short(v) if math.isfinite(v) else str(float(v)) for k, v in sorted(p.fp.items())},
+        "fp": {str(k): short(v) for k, v in sorted(p.fp.items())},
     }  # fmt: skip
 
 
@@ -330,7 +335,7 @@ def _program(line: _Line) -> TracedProgram:
     if result not in ("R0", "F0"):
         raise line.error("result", repr(result), "'R0' or 'F0'")
     gp = _constants(line, "gp", lambda v: type(v) is int)
-    fp = _constants(line, "fp", lambda v: type(v) in (int, float) or v in ("inf", "-inf", "nan"))
+    fp = _constants(line, "fp", lambda v: type(v) in (int, float))
     floats = {k: _single(v) for k, v in fp.items()}
     return TracedProgram(line.get("name", str), line.get("weight", float), code, result, gp, floats)
 

@@ -14,7 +14,7 @@ from flux_vk.flux import trace as t
 
 PROGRAMS = (
     t.TracedProgram("conservative", 0.5, b"\x80", gp={8: 3}),
-    t.TracedProgram("mine", 0.25, b"\x01\x80", "F0", fp={8: float(np.float32(0.7)), 9: math.inf}),
+    t.TracedProgram("mine", 0.25, b"\x01\x80", "F0", fp={8: float(np.float32(0.7))}),
 )
 HEADER = t.TraceHeader(PROGRAMS, "demo", 2**63 + 1, "prob", 0, 0.125)
 
@@ -40,6 +40,7 @@ def test_round_trip(tmp_path: Path) -> None:
     trace = t.read_trace(path)
     assert trace == t.Trace(HEADER, (token(0), token(1)), (t.Replacement(1, 0, PROGRAMS[1]),))
     assert "1.1," in lines[1] and "1.10000002" not in lines[1], "the fewest digits of a 32-bit float"
+    assert trace.header.agents[0].program.gp == {8: 3}
     assert trace.programs(0) == PROGRAMS and trace.programs(1) == (PROGRAMS[1], PROGRAMS[1])
     chosen = trace.token(1).chosen
     assert chosen is not None and chosen.id == 3 and chosen.consensus == -math.inf
