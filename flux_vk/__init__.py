@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import flux as flux
     from .decode.params import SamplingParams as SamplingParams
+    from .decode.swarm import Swarm as Swarm
     from .engine.model import Model as Model
     from .engine.model import load as load
     from .errors import FluxError as FluxError
@@ -28,7 +29,7 @@ _ROOMS = ("flux",)
 _HOMES = {
     "Arena": "gpu.chain", "Buffer": "gpu.buffer", "Chain": "gpu.chain", "Device": "gpu.device",
     "FluxError": "errors", "Model": "engine.model", "SamplingParams": "decode.params", "Tokenizer": "text.tokenizer",
-    "load": "engine.model",
+    "Swarm": "decode.swarm", "load": "engine.model",
 }  # fmt: skip
 __all__ = ["__version__", *sorted([*_HOMES, *_ROOMS])]
 

@@ -23,7 +23,7 @@ void main() {
             precise float kept = (1.0 - rate) * old;
             precise float gained = rate * exp_neg(d);
             kept += gained;
-            now = rate == 0.0 ? old : kept;
+            now = rate == 0.0 ? old : min(kept, 1.0);
         }
     }
     trust[slot * p.P + agent] = now;

@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .agents import AgentState as AgentState
     from .drawing import Drawing as Drawing
     from .params import SamplingParams as SamplingParams
     from .sampling import add_sampling as add_sampling
     from .state import Logprobs as Logprobs
     from .state import SamplerState as SamplerState
+    from .swarm import Agent as Agent
+    from .swarm import Swarm as Swarm
+    from .swarm import parse_agent as parse_agent
 
 _HOMES = {
     "Drawing": "drawing", "SamplingParams": "params", "SamplerState": "state", "Logprobs": "state",
-    "add_sampling": "sampling",
+    "add_sampling": "sampling", "AgentState": "agents", "Agent": "swarm", "Swarm": "swarm", "parse_agent": "swarm",
 }  # fmt: skip
 __all__ = sorted(_HOMES)
 

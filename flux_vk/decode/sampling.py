@@ -11,9 +11,11 @@ from ..errors import InputError
 from ..gpu.buffer import Buffer
 from ..gpu.chain import Chain
 from ..gpu.fusion import give_maxima
+from .agents import AgentState
 from .drawing import Drawing
 from .params import MAX_BIAS
 from .state import TOP_WORDS, SamplerState
+from .voting import Vote, add_agents, add_trust
 
 PLAIN = Drawing()
 BLOCKS_PER_GROUP = 64
@@ -33,6 +35,7 @@ def add_sampling(
     *,
     drawing: Drawing = PLAIN,
     exact: bool = False,
+    agents: AgentState | None = None,
 ) -> None:
     """Sample one token for each of the first `n` rows.
 
@@ -41,8 +44,11 @@ def add_sampling(
     the new one stands at row_pos + 1.
     Writes slot_token, slot_pos, history, ring and, for slots that ask, log-probabilities. drawing: what the slots of
     these rows ask for at most; kernels that none of them needs are left out. `exact=True` turns the short list off:
-    every row goes by the selection over the whole vocabulary, with the same tokens.
+    every row goes by the selection over the whole vocabulary, with the same tokens. agents: the slots' swarms, whose
+    votes take the place of the logits where `drawing` says so.
     """
+    if drawing.agents and agents is None:
+        raise InputError(f"drawing.agents is {drawing.agents}, and no agents are given; expected an AgentState")
     if logits.shape[1:] != (state.vocab,):
         raise InputError(f"logits have shape {list(logits.shape)}; expected rows of {state.vocab}")
     for name, buffer in (("logits", logits), ("row_slot", row_slot), ("row_pos", row_pos)):
@@ -54,7 +60,7 @@ def add_sampling(
     for start in range(0, n, window):
         stop = min(start + window, n)
         part = [b.rows(start, stop) for b in (logits, row_slot, row_pos)]
-        _add_rows(chain, state, part[0], part[1], part[2], drawing, exact)
+        _add_rows(chain, state, part[0], part[1], part[2], drawing, exact, agents)
 
 
 def _pick_width(chain: Chain) -> int:
@@ -63,8 +69,9 @@ def _pick_width(chain: Chain) -> int:
 
 
 def _add_rows(
-    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing, exact: bool
-) -> None:
+    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing, exact: bool,
+    agents: AgentState | None,
+) -> None:  # fmt: skip
     rows, vocab = logits.shape
     blocks = -(-vocab // LOGITS_PER_GROUP) * BLOCKS_PER_GROUP
     s = state
@@ -78,7 +85,8 @@ def _add_rows(
             logits=logits, row_slot=row_slot, params=s.params, maxima=raw_maxima, sums=sums, top=top,
             WG=_pick_width(chain),
         )  # fmt: skip
-    model_logits, logits = logits, _work_logits(chain, state, logits, row_slot, row_pos, drawing)
+    vote = _vote(chain, state, logits, row_slot, row_pos, drawing, agents)
+    model_logits, logits = logits, logits if vote is None else vote.consensus
     saved = chain.scratch((rows, MAX_BIAS + s.history_size, 2), "u32")
     picked = chain.scratch((rows, 2), "u32")
     by_mass = vocab > SHORT_LIST and not exact
@@ -98,6 +106,8 @@ def _add_rows(
         logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, maxima=maxima, picked=picked,
         mass=mass if by_mass else None, exact=int(exact), WG=_pick_width(chain),
     )  # fmt: skip
+    if vote is not None:
+        add_trust(chain, vote, picked)
     results = {"top": top} if top is not None else {}
     chain.sample_commit(
         logits=model_logits, row_slot=row_slot, row_pos=row_pos, params=s.params, saved=saved, picked=picked,
@@ -106,11 +116,15 @@ def _add_rows(
     )  # fmt: skip
 
 
-def _work_logits(
-    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing
-) -> Buffer:
-    """The logits that samplers change: the model's own, which sample_commit puts right again, or others in scratch."""
-    return logits
+def _vote(
+    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing,
+    agents: AgentState | None,
+) -> Vote | None:  # fmt: skip
+    """What agents make of the logits, for samplers to work on. Without, they work on the model's own, which
+    sample_commit puts right again."""
+    if agents is None or not drawing.agents:
+        return None
+    return add_agents(chain, agents, state, logits, row_slot, row_pos, drawing)
 
 
 def _zeroed(chain: Chain, rows: int, blocks: int) -> tuple[Buffer, Buffer, Buffer]:
