@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..flux.program import Program
+from ..flux.stock_agents import DEFAULT_SWARM
 from ..flux.trace import VOTES
 from .drawing import Drawing
 from .state import MAX_VOCAB
@@ -90,7 +91,7 @@ class Swarm:
     @classmethod
     def default(cls) -> Swarm:
         """Conservative (weight 0.5), creative (0.3) and penalty (0.2), voting by weighted sum."""
-        return cls([("conservative", 0.5), ("creative", 0.3), ("penalty", 0.2)])
+        return cls(DEFAULT_SWARM)
 
     def __repr__(self) -> str:
         agents = ", ".join(f"{a.name}:{a.weight:g}" for a in self.agents)
