@@ -16,8 +16,8 @@ void write_state(uint at, FluxState s) {
 void main() {
     uint row = gl_WorkGroupID.z, agent = gl_WorkGroupID.y;
     FluxRow facts = flux_row_facts(flux_row(2u * row), flux_row(2u * row + 1u));
-    if (facts.slot >= p.S) return;
-    FluxProgram program = flux_program((facts.slot * p.A + agent) * (p.W / 4u));
+    if (facts.slot >= p.S || agent >= p.P) return;
+    FluxProgram program = flux_program((facts.slot * p.P + agent) * (p.W / 4u));
     if (!program.in_use) return;
     uint trapped = 0u, worst = 0u, n = min(facts.n, p.C), wave = 0u;
     uint first = gl_WorkGroupID.x * WAVES * WG + gl_LocalInvocationID.x;

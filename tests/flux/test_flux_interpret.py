@@ -14,6 +14,7 @@ from flux_vk.flux.vm import run
 from flux_vk.gpu import Chain, Device
 from tests.flux.program_maker import OFFERED, loop_program, random_program
 from tests.flux.rows import UNTOUCHED, bits, code_of, interpret, one_nan, some_rows
+from tests.gpu.harness import run_kernel
 
 pytestmark = pytest.mark.kernel
 FLAVOURS = ("", "stack", "calls", "floats", "loop")
@@ -252,3 +253,18 @@ def test_the_reference_is_the_vm(rng: np.random.Generator) -> None:
     last = run(HALT, {0: 5}, {0: 1.5}, memory="gpu")
     words = state_words(last, last.trap)
     assert words[0] == 5 and words[16] == bits(1.5) and words[11] == 65536 and words[34] == 1
+
+
+def test_room_for_more_or_fewer_programs_than_the_chain_has_agents(device: Device, rng: np.random.Generator) -> None:
+    """A slot's programs are found by its own room; an agent without one is left alone."""
+    info, cand = some_rows(rng, 3, 9, slots=3)
+    agents = [[random_program(rng), random_program(rng), None, random_program(rng)] for _ in range(3)]
+    want = interpret(device, info, cand, code_of(agents))
+    for most in (1, 2, 6):
+        shape = (3, most, 9)
+        given = {"row_info": info, "cand": cand, "code": code_of(agents), "traps": np.zeros((3, most, 2), np.uint32)}
+        got = run_kernel(device, "flux_interpret", given, {"score": (shape, "f32")})
+        both = min(most, 4)
+        np.testing.assert_array_equal(bits(got["score"][:, :both]), bits(want[0][:, :both]))
+        np.testing.assert_array_equal(got["traps"][:, :both], want[1][:, :both])
+        assert np.isnan(got["score"][:, both:]).all() and not got["traps"][:, both:].any()
