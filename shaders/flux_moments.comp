@@ -5,22 +5,19 @@
 #include "include/flux_weight.glsl"
 
 // 4096 logits a workgroup, one block of 64 a thread: the block's largest key, and for all 4096 the largest logit m, the
-// sum of exp(x - m) and that of (x - m) exp(x - m), from which flux_candidates makes logsumexp and entropy. On the way
-// the consensus is begun: the logits themselves where nobody votes, else -inf, in which flux_vote puts the candidates.
+// sum of exp(x - m) and that of (x - m) exp(x - m), from which flux_candidates makes logsumexp and entropy.
 
 shared uint s_top[BLOCK_LANES];
 shared float s_sum[BLOCK_LANES];
 shared float s_dot[BLOCK_LANES];
 
-void begin(uint row, uint i, bool pass) {
-    vec4 nothing = vec4(uintBitsToFloat(NEG_INF_BITS));
+// Where nobody votes the consensus is the logits themselves.
+void pass(uint row, uint i) {
     if ((p.V & 3u) == 0u) {
         uint at = row * (p.V >> 2) + i;
-        if (4u * i < p.V) consensus4[at] = pass ? logits4[at] : nothing;
+        if (4u * i < p.V) consensus4[at] = logits4[at];
     } else {
-        for (uint id = 4u * i; id < min(4u * i + 4u, p.V); id++) {
-            consensus[row * p.V + id] = pass ? logits[row * p.V + id] : nothing.x;
-        }
+        for (uint id = 4u * i; id < min(4u * i + 4u, p.V); id++) consensus[row * p.V + id] = logits[row * p.V + id];
     }
 }
 
@@ -29,31 +26,29 @@ void main() {
     uint slot = row_slot[row];
     if (slot >= p.S) return;
     uint first = gl_WorkGroupID.x * BLOCK_LANES * BLOCK_VECS + t;
-    if (p.has_consensus != 0u) {
-        bool pass = !(all_weight(slot) > 0.0);
-        for (uint j = 0u; j < BLOCK_VECS; j++) begin(row, first + BLOCK_LANES * j, pass);
-    }
+    uint passed = p.has_consensus != 0u && !(all_weight(slot) > 0.0) ? BLOCK_VECS : 0u;
+    for (uint j = 0u; j < passed; j++) pass(row, first + BLOCK_LANES * j);
     if (agents_of(slot) == 0u) return;
 
-    uvec4 best = uvec4(0u);
+    uvec4 best = uvec4(0u), kept[BLOCK_VECS];
     for (uint j = 0u; j < BLOCK_VECS; j++) {
         uint i = first + BLOCK_LANES * j;
         uvec4 k = load_keys(row, i);
         best = max(best, k);
+        kept[j] = k;
         if (p.has_keys != 0u && i < p.VP / 4u) keys[row * (p.VP / 4u) + i] = k;
     }
     uint own = max(max(best.x, best.y), max(best.z, best.w));
     maxima[row * p.NB + gl_WorkGroupID.x * BLOCK_LANES + t] = own;
-    precise float top = value_of(max(own, KEY_NEG_INF)), sum = 0.0, dot_ = 0.0;
+    // What is not finite counts as the lowest finite number here: it adds nothing to a block that has a finite logit, and
+    // a block that has none is left out below.
+    precise float top = value_of(max(own, KEY_NEG_INF + 1u)), sum = 0.0, dot_ = 0.0;
     for (uint j = 0u; j < BLOCK_VECS; j++) {
-        uvec4 k = load_keys(row, first + BLOCK_LANES * j);
         for (uint c = 0u; c < 4u; c++) {
-            if (k[c] > KEY_NEG_INF) {
-                precise float d = value_of(k[c]) - top;
-                precise float e = exp_neg(d);
-                sum += e;
-                dot_ += e > 0.0 ? d * e : 0.0;
-            }
+            precise float d = value_of(max(kept[j][c], KEY_NEG_INF + 1u)) - top;
+            precise float e = exp_neg(d);
+            sum += e;
+            dot_ += max(d, -30.0) * e;
         }
     }
     s_top[t] = own;

@@ -16,6 +16,7 @@ from .drawing import Drawing
 from .state import SamplerState
 from .swarm import MAX_AGENTS, SHORT
 
+_NEG_INF = 0xFF800000
 _PADDED = 64  # rows of keys that are sorted begin at multiples of it, which satisfies every device's offset alignment
 
 
@@ -53,6 +54,7 @@ def add_agents(
     parts = chain.scratch((rows, groups, 4), "f32")
     maxima = chain.scratch((rows, 64 * groups), "u32")
     consensus = chain.scratch((rows, vocab), "f32")
+    chain.fill(dst=consensus, value=_NEG_INF)
     keys = chain.scratch((rows, -(-vocab // _PADDED) * _PADDED), "u32") if c > SHORT else None
     chain.flux_moments(
         logits=logits, row_slot=row_slot, swarm=s.swarm, weight=s.weight, trust=s.trust_now, maxima=maxima,

@@ -46,19 +46,22 @@ def test_moments(device: Device, rng: np.random.Generator, vocab: int) -> None:
     given["trust"][5] = 0  # nobody is trusted
     g, padded = groups(vocab), -(-vocab // 64) * 64
     shapes = {"maxima": ((rows, 64 * g), "u32"), "parts": ((rows, g, 4), "f32")}
-    more = {"consensus": ((rows, vocab), "f32"), "keys": ((rows, padded), "u32")}
-    maxima, parts, consensus, keys = reference("flux_moments")(**given)
-    for outputs in (shapes, shapes | more):
-        got = run_kernel(device, "flux_moments", given, outputs)
+    before = rng.standard_normal((rows, vocab)).astype(np.float32)
+    maxima, parts, consensus, keys = reference("flux_moments")(**given, consensus=before)
+    for more in (False, True):
+        inputs = given | {"consensus": before} if more else given
+        outputs = shapes | {"keys": ((rows, padded), "u32")} if more else shapes
+        got = run_kernel(device, "flux_moments", inputs, outputs)
         worked = [0, 1, 2, 3, 5]
         np.testing.assert_array_equal(got["maxima"][worked], maxima[worked])
         np.testing.assert_array_equal(got["parts"][worked][..., 0], parts[worked][..., 0])
         assert nmse(got["parts"][worked][..., 1:], parts[worked][..., 1:]) < 1e-10
         assert (got["maxima"][[4, 6]] == 0xFFFFFFFF).all(), "a row without agents was worked on"
-        if "keys" in outputs:
+        if more:
             np.testing.assert_array_equal(got["keys"][worked], keys[worked])
-            np.testing.assert_array_equal(got["consensus"][:6], consensus[:6])
-            assert np.isnan(got["consensus"][6]).all()
+            np.testing.assert_array_equal(got["consensus"], consensus)
+            np.testing.assert_array_equal(consensus[:4], before[:4])
+            np.testing.assert_array_equal(consensus[4:], [*given["logits"][4:6], before[6]])
 
 
 def row_facts(logits: Array) -> tuple[float, float, float]:

@@ -29,21 +29,25 @@ def effective(swarm: U32, weight: F32, trust: F32, slot: int) -> F32:
 
 
 def flux_moments(
-    logits: F32, row_slot: U32, swarm: U32, weight: F32, trust: F32, **_: Any
+    logits: F32, row_slot: U32, swarm: U32, weight: F32, trust: F32, consensus: F32 | None = None, **_: Any
 ) -> tuple[U32, F64, F32, U32]:
-    """maxima u32[M, NB], parts f64[M, G, 4] (largest, sum e^d, sum d e^d, 0; d = logit - largest), consensus f32[M, V],
-    keys u32[M, V rounded up to 64]. Rows that are left out, and parts of rows without agents, are 0."""
+    """maxima u32[M, NB], parts f64[M, G, 4] (largest, sum e^d, sum d e^d, 0; d = logit - largest), consensus f32[M, V]
+    (given, or -inf) with the logits of rows for which nobody votes, keys u32[M, V rounded up to 64].
+
+    maxima, parts and keys of rows that are left out or have no agents are 0.
+    """
     rows, vocab = logits.shape
     groups = -(-vocab // 4096)
     maxima = np.zeros((rows, 64 * groups), np.uint32)
     parts = np.zeros((rows, groups, 4))
-    consensus = np.zeros((rows, vocab), np.float32)
+    out = np.full((rows, vocab), -np.inf, np.float32) if consensus is None else consensus.copy()
     keys = np.zeros((rows, -(-vocab // 64) * 64), np.uint32)
     for row, slot in enumerate(int(s) for s in row_slot):
         if slot >= len(swarm):
             continue
         votes = effective(swarm, weight, trust, slot).sum() > 0
-        consensus[row] = -np.inf if votes else logits[row]
+        if not votes:
+            out[row] = logits[row]
         if swarm[slot, 0] == 0:
             continue
         keys[row, :vocab] = key_of(logits[row])
@@ -53,7 +57,7 @@ def flux_moments(
             top = np.float64(value_of(np.maximum(own.max(keepdims=True), KEY_NEG_INF))[0])
             d = value_of(own[own > KEY_NEG_INF]).astype(np.float64) - top
             parts[row, g] = top, np.exp(d).sum(), (d * np.exp(d)).sum(), 0
-    return maxima, parts, consensus, keys
+    return maxima, parts, out, keys
 
 
 def _info(logits: F32, slot: int, n: int, position: int, params: U32) -> U32:
