@@ -67,11 +67,16 @@ void main() {
     if (!(b.whole > 0.0)) n = 0u;
     b.n = n;
     uint entries = min(n, LEADING), place = chosen_place(row, picked[row].x, n);
-    uint last_key = 0xFFFFFFFFu, last_id = 0u;     // the order so far: what comes behind (key, id)
-    bool listed = false;
+    // Each thread knows the best of its own candidates that is not listed yet; who gave the last one looks again.
+    uint last_key = 0xFFFFFFFFu, last_id = 0u, key = 0u, id = 0xFFFFFFFFu, at = 0xFFFFFFFFu;
+    bool listed = false, look = true;
     for (uint e = 0u; e < entries; e++) {
-        uint key = 0u, id = 0xFFFFFFFFu, at = 0u;
-        for (uint c = t; c < n; c += WG) {
+        if (look) {
+            key = 0u;
+            id = 0xFFFFFFFFu;
+            at = 0xFFFFFFFFu;
+        }
+        for (uint c = look ? t : n; c < n; c += WG) {
             uint k = key_of(votes[row * p.C + c]), i = cand[row * p.C + c].x;
             bool behind = k < last_key || (k == last_key && i > last_id);
             bool better = behind && (k > key || (k == key && i < id));
@@ -79,13 +84,12 @@ void main() {
             id = better ? i : id;
             at = better ? c : at;
         }
-        uint most = wg_max(key);
-        uint least = wg_min(key == most ? id : 0xFFFFFFFFu);
-        last_key = most;
-        last_id = least;
-        uint c = wg_min(key == most && id == least ? at : 0xFFFFFFFFu);
+        last_key = wg_max(key);
+        last_id = wg_min(key == last_key ? id : 0xFFFFFFFFu);
+        look = key == last_key && id == last_id;
+        uint c = min(wg_min(look ? at : 0xFFFFFFFFu), n - 1u);
         listed = listed || c == place;
-        write_entry(b, e, min(c, n - 1u));
+        write_entry(b, e, c);
     }
     if (place < n && !listed) write_entry(b, entries++, place);
     if (t == 0u) write_head(b, entries, picked[row].x, place < n ? place : 0xFFFFFFFFu);
