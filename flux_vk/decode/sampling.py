@@ -110,6 +110,8 @@ def _work_logits(
     chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing
 ) -> Buffer:
     """The logits that samplers change: the model's own, which sample_commit puts right again, or others in scratch."""
+    if drawing.masked:
+        logits = state.masks.add(chain, logits, row_slot)
     return logits
 
 
