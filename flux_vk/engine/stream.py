@@ -15,6 +15,7 @@ from .stops import StopText
 if TYPE_CHECKING:
     from ..decode import SamplingParams
     from ..text import StreamDecoder, Tokenizer
+    from ..text.matching import Matcher
     from .buffers import Limits
     from .sequence import Sequence
 
@@ -46,6 +47,7 @@ class Stream:
     params: SamplingParams
     max_tokens: int
     stop: StopText
+    matcher: Matcher | None = None  # what a grammar still allows
     progress: Callable[[int, int], None] | None = None
     tokens: list[int] = field(default_factory=list)
     text: str = ""
@@ -64,7 +66,7 @@ class Stream:
     @property
     def drawing(self) -> Drawing:
         """What its sampling needs of a chain."""
-        return Drawing(logprobs=self.logprobs)
+        return Drawing(logprobs=self.logprobs, masked=self.matcher is not None)
 
     @property
     def logprobs(self) -> bool:
@@ -106,13 +108,18 @@ class Stream:
             self.first = now
         self.last = now
         if self._decoder is None:
-            self._decoder = self.tokenizer.stream(after=self.prompt)
+            # A grammar counts the space that begins a text as the others.
+            self._decoder = self.tokenizer.stream(after=self.prompt, first_space=self.matcher is not None)
         self.tokens.append(token)
         if token in self.tokenizer.eog_ids:
             self.finish_reason, text = "stop", ""
         else:
             text = self._decoder.push(token)
-            if len(self.tokens) >= self.max_tokens:
+            if self.matcher is not None:
+                self.matcher.accept(token)
+            if self.matcher is not None and self.matcher.finished:
+                self.finish_reason = "stop"
+            elif len(self.tokens) >= self.max_tokens:
                 self.finish_reason = "length"
             elif self.cancelled:
                 self.finish_reason = "cancelled"
