@@ -86,7 +86,8 @@ class Grammar:
     @classmethod
     def from_text(cls, text: str, *, name: str = "the grammar", kind: Kind | None = None) -> Grammar:
         """A grammar in llama.cpp's notation (GBNF: rules `name ::= ...`, beginning with `root`) or in Lark as
-        llguidance has it (`name: ...`, beginning with `start`). Which of the two is seen from the rules unless `kind` says it.
+        llguidance has it (`name: ...`, beginning with `start`). Which of the two is seen from the rules unless `kind`
+        says it.
         """
         kind = kind or ("gbnf" if is_gbnf(text) else "lark")
         if kind == "json-schema":

@@ -75,8 +75,6 @@ class GrammarVocabulary:
             compiled = self._compiled.get(grammar)
             if compiled is None:
                 compiled = library().LLMatcher(self._native, grammar.source, log_level=0, limits=limits())
-                if compiled.is_error():
-                    raise GrammarError(grammar.refusal(compiled.get_error()))
                 Matcher(self, grammar, compiled.deep_copy()).rehearse()
                 self._compiled[grammar] = compiled
             return Matcher(self, grammar, compiled.deep_copy())
@@ -179,11 +177,11 @@ class Matcher:
         return b"".join(pieces[t] for t in self._tokens[-16:]).decode("utf-8", "replace")[-60:]
 
     def _dead_end(self) -> str:
-        if self._native.is_error():
+        if self._native.is_error() and "NoExtension" not in self._native.get_error():
             said = self.grammar.refusal(self._native.get_error()).removeprefix(f"{self.grammar.name}: ")
             return f"behind {self._shown()!r}: {said}"
         where = f"behind {self._shown()!r}" if self._tokens else "at the beginning"
         return (
-            f"no token of {self._vocabulary.tokenizer.name} can follow {where}: the grammar wants characters that this "
-            "vocabulary cannot write; change the grammar, or take another model"
+            f"no token of {self._vocabulary.tokenizer.name} can follow {where}: the grammar describes no text "
+            "that ends, or wants characters that this vocabulary cannot write; change it, or take another model"
         )
