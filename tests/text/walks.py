@@ -9,6 +9,7 @@ import numpy as np
 
 from flux_vk.text.matching import Matcher
 
+NUMBER = {"type": "integer", "minimum": -9, "maximum": 99999}  # without bounds a small model may never end one
 PERSON: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -16,7 +17,7 @@ PERSON: dict[str, Any] = {
         "kind": {"enum": ["man", "woman", 3, None, "\u00e9t\u00e9 \"x\""]},
         "home": {
             "type": "object",
-            "properties": {"street": {"type": "string", "minLength": 1, "maxLength": 6}, "number": {"type": "integer"}},
+            "properties": {"street": {"type": "string", "minLength": 1, "maxLength": 6}, "number": NUMBER},
             "required": ["street"],
             "additionalProperties": False,
         },
@@ -40,7 +41,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "required": ["v"], "additionalProperties": False,
         }, "leaf": {"anyOf": [{"type": "null"}, {"const": [1, {"a": "b"}]}]}},
         "type": "object", "properties": {"tree": {"$ref": "#/$defs/tree"}}, "required": ["tree"],
-        "additionalProperties": {"type": "integer"}, "maxProperties": 3,
+        "patternProperties": {"^x[a-z\u00e9]{0,4}$": NUMBER}, "maxProperties": 3, "additionalProperties": False,
     },
     "dates": {"type": "object", "properties": {"at": {"type": "string", "format": "date"}}, "required": ["at"],
               "additionalProperties": False},
