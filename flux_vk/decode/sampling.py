@@ -111,7 +111,7 @@ def _work_logits(
 ) -> Buffer:
     """The logits that samplers change: the model's own, which sample_commit puts right again, or others in scratch."""
     if drawing.masked:
-        logits = state.masks.add(chain, logits, row_slot)
+        logits = state.masks.add(chain, logits, row_slot)  # a copy; what else decides comes behind it
     return logits
 
 

@@ -141,10 +141,8 @@ def make_stream(
         if not isinstance(grammar, Grammar):
             raise InputError(f"grammar is a {type(grammar).__name__}; expected a Grammar: Grammar.from_file, ...")
         matcher = model.grammar_vocabulary.matcher(grammar)
-    return Stream(
-        model.tokenizer, ids, params, wanted, StopText(stop), progress=progress, matcher=matcher,
-        wake=runner.slots.wake,
-    )  # fmt: skip
+    wake = runner.slots.wake
+    return Stream(model.tokenizer, ids, params, wanted, StopText(stop), progress, wake=wake, matcher=matcher)
 
 
 def _check_params(params: SamplingParams, vocab: int, history: int) -> None:

@@ -47,7 +47,6 @@ class Stream:
     params: SamplingParams
     max_tokens: int
     stop: StopText
-    matcher: Matcher | None = None  # what a grammar still allows
     progress: Callable[[int, int], None] | None = None
     tokens: list[int] = field(default_factory=list)
     text: str = ""
@@ -61,6 +60,7 @@ class Stream:
     last: float = 0.0
     prefilled: int = 0
     index: int = 0  # among those of a Many
+    matcher: Matcher | None = None  # what a grammar still allows
     _decoder: StreamDecoder | None = None
 
     @property

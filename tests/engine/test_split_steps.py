@@ -56,8 +56,8 @@ def test_a_forward_pass_goes_behind_every_draw_but_the_last(null: Model, events:
     events.clear()
     g = null.start([1] * 4, GREEDY, max_tokens=4, grammar=ANY)
     assert [t.id for t in g] == [400] * 4 and g.finish_reason == "length"
-    first = ["mask", "prefill of 4", "forward of 1"]
-    assert events == [*first, "mask", "draw of 1", "forward of 1", "mask", "draw of 1", "forward of 1", "mask", "draw of 1"]
+    behind = ["mask", "draw of 1", "forward of 1"]
+    assert events == ["mask", "prefill of 4", "forward of 1", *behind, *behind, "mask", "draw of 1"]
     assert null.runner.slots.in_use == 0
 
 
