@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .gpu.chain import Arena as Arena
     from .gpu.chain import Chain as Chain
     from .gpu.device import Device as Device
+    from .text.grammar import Grammar as Grammar
     from .text.tokenizer import Tokenizer as Tokenizer
 
 __version__ = "0.1.0"
@@ -28,8 +29,8 @@ __version__ = "0.1.0"
 _ROOMS = ("flux",)
 _HOMES = {
     "Arena": "gpu.chain", "Buffer": "gpu.buffer", "Chain": "gpu.chain", "Device": "gpu.device",
-    "FluxError": "errors", "Model": "engine.model", "SamplingParams": "decode.params", "Tokenizer": "text.tokenizer",
-    "Swarm": "decode.swarm", "load": "engine.model",
+    "FluxError": "errors", "Grammar": "text.grammar", "Model": "engine.model", "SamplingParams": "decode.params",
+    "Swarm": "decode.swarm", "Tokenizer": "text.tokenizer", "load": "engine.model",
 }  # fmt: skip
 __all__ = ["__version__", *sorted([*_HOMES, *_ROOMS])]
 

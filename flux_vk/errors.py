@@ -26,6 +26,10 @@ class TokenizerError(InputError):
     """A vocabulary or a chat template cannot be used."""
 
 
+class GrammarError(InputError):
+    """A grammar or JSON schema is malformed, asks for what is not supported, or cannot be met with this vocabulary."""
+
+
 class ModelError(InputError):
     """A readable GGUF file does not describe a model that can run here (architecture, keys, tensor shapes)."""
 

@@ -29,6 +29,7 @@ def run(options: RunOptions) -> int:
     terminal = Terminal(options.quiet)
     prompt = None if options.interactive else read_prompt(options)
     params = SamplingParams(**options.sampling)
+    grammar = options.grammar.read() if options.grammar is not None else None
     from flux_vk.engine.model import load
 
     with terminal.progress(f"Loading {options.model.name}", "bytes") as progress:
@@ -40,10 +41,10 @@ def run(options: RunOptions) -> int:
         if prompt is not None:
             from flux_vk.cli.once import run_once
 
-            return run_once(options, model, terminal, prompt, params)
+            return run_once(options, model, terminal, prompt, params, grammar)
         from flux_vk.cli.chat import Chat
 
-        return Chat(options, model, terminal, params).run()
+        return Chat(options, model, terminal, params, grammar).run()
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ OPTIONAL = {
     "flux_vk/flux/heatmap.py": {"matplotlib"},
     "flux_vk/models/reference.py": {"gguf"},
     "flux_vk/cli/bench_plots.py": {"matplotlib"},
+    "flux_vk/text/grammar.py": {"llguidance"},
+    "flux_vk/text/matching.py": {"llguidance"},
     "flux_vk/cli/peer_worker.py": {"xllamacpp", "llama_cpp"},
 }
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flux_vk.cli.common import EXIT_INTERRUPTED
+from flux_vk.cli.grammar_options import cut_note
 from flux_vk.cli.options import RunOptions
 from flux_vk.cli.prompt import chat_ids, opening, template_of
 from flux_vk.cli.terminal import Terminal, summary
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
     from flux_vk.engine.generation import Generation, Token
     from flux_vk.engine.model import Model, Session
     from flux_vk.gpu import Profile
+    from flux_vk.text import Grammar
 
 
-def run_once(options: RunOptions, model: Model, terminal: Terminal, prompt: str, params: SamplingParams) -> int:
+def run_once(
+    options: RunOptions, model: Model, terminal: Terminal, prompt: str, params: SamplingParams,
+    grammar: Grammar | None = None,
+) -> int:  # fmt: skip
     """Write the answer to `prompt`. Returns the exit code: 0, or 130 after Ctrl-C, which keeps text and figures."""
     begin: str | list[int] = prompt
     if options.chat:
@@ -48,7 +53,7 @@ def run_once(options: RunOptions, model: Model, terminal: Terminal, prompt: str,
             terminal.write(token.piece)
 
     with terminal.whole_lines():
-        generation = answer(options, model, terminal, begin, params, show)
+        generation = answer(options, model, terminal, begin, params, show, grammar=grammar)
     profile = model.profile(prompt_tokens=len(generation.prompt_tokens)) if options.profile else None
     if options.json:
         found = as_object(generation, model)
@@ -62,6 +67,8 @@ def run_once(options: RunOptions, model: Model, terminal: Terminal, prompt: str,
     else:
         terminal.end_line()
         terminal.note(summary(generation, model.device.name, seed="seed" not in options.sampling and not params.greedy))
+        if grammar is not None and (note := cut_note(generation)):
+            terminal.note(note)
         if wanted:
             terminal.report(logprob_table(model, tokens))
     if profile is not None:
@@ -120,12 +127,13 @@ def answer(
     params: SamplingParams,
     show: Callable[[Token], None],
     session: Session | None = None,
+    grammar: Grammar | None = None,
 ) -> Generation:
     """Generate with a progress bar for a long prompt; `show` gets every token. Ctrl-C ends it after the next token."""
     with terminal.progress("Reading the prompt") as progress:
         generation = model.start(
             prompt, params, max_tokens=options.max_tokens, stop=options.stop, session=session,
-            prompt_progress=progress,
+            grammar=grammar, prompt_progress=progress,
         )  # fmt: skip
         with interrupt_cancels(generation):
             for token in generation:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_vk.cli.common import Parser, number, text, whole
+from flux_vk.cli.grammar_options import GrammarFile, add_grammar_options, grammar_file
 from flux_vk.errors import InputError
 
 DEMO = "flux-demo-5m-Q8_0.gguf"
@@ -39,6 +40,7 @@ class RunOptions:
     quiet: bool = False
     profile: bool = False
     debug: bool = False
+    grammar: GrammarFile | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -77,7 +79,7 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
     return RunOptions(
         model=model, prompt=a.prompt, file=a.file, max_tokens=tokens, context=a.context, kv_type=a.kv_type,
         context_shift=a.context_shift, device=a.device, chat=a.chat, system=a.system, stop=tuple(a.stop or ()),
-        json=a.json, quiet=a.quiet, profile=a.profile, debug=a.debug, sampling=sampling,
+        json=a.json, quiet=a.quiet, profile=a.profile, debug=a.debug, grammar=grammar_file(a), sampling=sampling,
     )  # fmt: skip
 
 
@@ -110,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     g.add_argument("--stop", action="append", type=text("a text"), metavar="TEXT", help="end before this; repeatable")
     g.add_argument("--device", type=text("an index or part of a name"), help="index or name part; see flux_vk.info")
     _sampling_options(p.add_argument_group("sampling"))
+    add_grammar_options(p)
     c = p.add_argument_group("chat")
     c.add_argument(
         "--chat", action=argparse.BooleanOptionalAction, default=None,

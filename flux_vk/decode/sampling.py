@@ -15,7 +15,7 @@ from .agents import AgentState
 from .drawing import Drawing
 from .params import MAX_BIAS
 from .state import TOP_WORDS, SamplerState
-from .voting import Vote, add_agents, add_trust
+from .voting import add_agents, add_trust
 
 PLAIN = Drawing()
 BLOCKS_PER_GROUP = 64
@@ -85,8 +85,13 @@ def _add_rows(
             logits=logits, row_slot=row_slot, params=s.params, maxima=raw_maxima, sums=sums, top=top,
             WG=_pick_width(chain),
         )  # fmt: skip
-    vote = _vote(chain, state, logits, row_slot, row_pos, drawing, agents)
-    model_logits, logits = logits, logits if vote is None else vote.consensus
+    # Samplers change logits: those of the model, which sample_commit puts right again, or others in scratch.
+    model_logits, vote = logits, None
+    if drawing.masked:
+        logits = s.masks.add(chain, logits, row_slot)
+    if agents is not None and drawing.agents:
+        vote = add_agents(chain, agents, state, logits, row_slot, row_pos, drawing)
+        logits = vote.consensus
     saved = chain.scratch((rows, MAX_BIAS + s.history_size, 2), "u32")
     picked = chain.scratch((rows, 2), "u32")
     by_mass = vocab > SHORT_LIST and not exact
@@ -115,16 +120,6 @@ def _add_rows(
         hist_count=s.hist_count, ring=s.ring, lp_ring=s.lp_ring, status=s.status, B=MAX_BIAS, **results,
     )  # fmt: skip
 
-
-def _vote(
-    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing,
-    agents: AgentState | None,
-) -> Vote | None:  # fmt: skip
-    """What agents make of the logits, for samplers to work on. Without, they work on the model's own, which
-    sample_commit puts right again."""
-    if agents is None or not drawing.agents:
-        return None
-    return add_agents(chain, agents, state, logits, row_slot, row_pos, drawing)
 
 
 def _zeroed(chain: Chain, rows: int, blocks: int) -> tuple[Buffer, Buffer, Buffer]:

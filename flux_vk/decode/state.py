@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..errors import FluxError, InputError
 from ..gpu.buffer import Buffer
 from ..gpu.device import BaseDevice
+from .masks import TokenMasks
 from .params import MAX_BIAS, MAX_LOGPROBS, SamplingParams
 
 PARAM_WORDS = 16
@@ -76,6 +77,7 @@ class SamplerState:
         self.ring = dev.host((slots, ring), "u32")
         self.lp_ring = dev.host((slots, ring, TOP_WORDS), "u32")
         self.status = dev.host((slots,), "u32")
+        self.masks = TokenMasks(dev, slots, vocab)
         for buffer in (self.params, self.hist_count, self.slot_token, self.slot_pos):
             buffer.write(np.zeros(buffer.shape, np.uint32))
         for host in (self.ring, self.lp_ring, self.status):
@@ -87,7 +89,7 @@ class SamplerState:
         """All buffers, for memory reports."""
         return (
             self.params, self.bias_id, self.bias, self.history, self.hist_count, self.slot_token, self.slot_pos,
-            self.ring, self.lp_ring, self.status,
+            self.ring, self.lp_ring, self.status, *self.masks.buffers,
         )  # fmt: skip
 
     def set_slot(self, slot: int, params: SamplingParams, history_tokens: Sequence[int], pos: int) -> None:
@@ -121,6 +123,7 @@ class SamplerState:
         for buffer, value in ((self.hist_count, recent.size), (self.slot_token, last), (self.slot_pos, pos)):
             buffer.rows(slot, slot + 1).write(np.array([value], np.uint32))
         self.status.view()[slot] = 0
+        self.masks.clear(slot)
 
     def token(self, slot: int, position: int) -> int:
         """The token at a position, once its step is done. Raises FluxError where the logits were not finite."""

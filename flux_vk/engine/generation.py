@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..decode import SamplingParams
 from ..errors import ContextFull, InputError
+from ..text import Grammar
 from .loop import Loop
 from .stops import StopText
 from .stream import NO_LIMIT, Stream, Token
@@ -25,8 +26,8 @@ __all__ = ["Generation", "StopText", "Token", "Written"]
 class Written:
     """What is written behind one prompt: `text`, `tokens`, `finish_reason` and `timings`, complete or on the way.
 
-    finish_reason: "stop" (end token or stop string), "length" (max_tokens), "context" (prompt and text fill the
-    context), "cancelled" (`cancel()`, or the iteration was left or failed).
+    finish_reason: "stop" (end token, stop string, or a grammar that allows nothing more), "length" (max_tokens),
+    "context" (prompt and text fill the context), "cancelled" (`cancel()`, or the iteration was left or failed).
     """
 
     def __init__(self, stream: Stream, load_seconds: float) -> None:
@@ -94,8 +95,9 @@ class Generation(Written):
         stop: Seq[str] = (),
         session: Session | None = None,
         prompt_progress: Callable[[int, int], None] | None = None,
+        grammar: Grammar | None = None,
     ) -> None:
-        stream = make_stream(model, prompt, params, max_tokens, stop, prompt_progress)
+        stream = make_stream(model, prompt, params, max_tokens, stop, prompt_progress, grammar)
         if session is not None and session.model is not model:
             raise InputError("the session belongs to another model; make one with this model's session()")
         super().__init__(stream, model.load_seconds)
@@ -119,8 +121,9 @@ def make_stream(
     max_tokens: int | None,
     stop: Seq[str],
     progress: Callable[[int, int], None] | None,
+    grammar: Grammar | None = None,
 ) -> Stream:
-    """A stream, checked. Raises InputError, ContextFull."""
+    """A stream, checked. Raises InputError, GrammarError, ContextFull."""
     runner, ids = model.runner, model.prompt_ids(prompt)
     if max_tokens is not None and max_tokens < 0:
         raise InputError(f"max_tokens is {max_tokens}; expected 0 or more")
@@ -133,7 +136,13 @@ def make_stream(
             f"{model.config.context_length}), or allow the context to shift"
         )
     wanted = NO_LIMIT if max_tokens is None else max_tokens
-    return Stream(model.tokenizer, ids, params, wanted, StopText(stop), progress, wake=runner.slots.wake)
+    matcher = None
+    if grammar is not None:
+        if not isinstance(grammar, Grammar):
+            raise InputError(f"grammar is a {type(grammar).__name__}; expected a Grammar: Grammar.from_file, ...")
+        matcher = model.grammar_vocabulary.matcher(grammar)
+    wake = runner.slots.wake
+    return Stream(model.tokenizer, ids, params, wanted, StopText(stop), progress, wake=wake, matcher=matcher)
 
 
 def _check_params(params: SamplingParams, vocab: int, history: int) -> None:

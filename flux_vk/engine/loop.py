@@ -15,7 +15,7 @@ from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
 from ..decode.drawing import Drawing
-from ..errors import ContextFull
+from ..errors import ContextFull, FluxError
 from .batch import SIZES, Batch
 from .pages import pages_for
 from .stream import Stream, Token
@@ -194,6 +194,7 @@ class Loop:
         with self.runner.lock:
             done = sequence.keep_prefix(ids)
         self.runner.set_sampling(sequence, stream.params, ids)
+        self._write_mask(stream)
         return sequence, ids, done
 
     def _start(self) -> None:
@@ -210,7 +211,7 @@ class Loop:
                 self._left = min(s.may_run(limits, s.sequence.length) for s in self._live if s.sequence is not None)
                 self._stale = False
             try:
-                while self._left and self._batch.in_flight < self.runner.depth:
+                while self._left and self._batch.may_start:
                     self._batch.start()
                     self._left -= 1
                 return
@@ -227,6 +228,8 @@ class Loop:
         if not self._in_flight:
             self._start()
         assert self._batch is not None, "streams that live have a batch"
+        if self._batch.split:
+            self._draw()
         self._batch.finish()
         now = time.perf_counter()
         drawn = []
@@ -246,12 +249,32 @@ class Loop:
             self._start()
         yield from drawn
 
+    def _draw(self) -> None:
+        """Work out what may come next, while the forward pass runs; draw from it, with the next forward pass behind."""
+        assert self._batch is not None, "streams that live have a batch"
+        for stream in self._live:
+            self._write_mask(stream)
+        for stream in self._ended:  # their rows are still drawn, and nobody looks at what
+            if stream.sequence is not None:
+                self.runner.sampler.masks.clear(stream.sequence.slot)
+        self._batch.draw()
+        if not self._stale and not self._may_join():
+            self._start()
+
+    def _write_mask(self, stream: Stream) -> None:
+        """Let the sampler know which tokens a stream's grammar allows next. Raises GrammarError where there is none."""
+        if stream.matcher is not None and stream.sequence is not None:
+            self.runner.sampler.masks.write(stream.sequence.slot, stream.matcher.mask())
+
     def _take(self, stream: Stream, now: float) -> Token:
         """The token drawn behind what is cached of a stream, as its user gets it."""
         sequence, sampler = stream.sequence, self.runner.sampler
         assert sequence is not None
         position = sequence.length
-        token = sampler.token(sequence.slot, position)
+        try:
+            token = sampler.token(sequence.slot, position)
+        except FluxError as error:
+            raise error if stream.matcher is None else stream.matcher.nothing_to_draw(error) from None
         shown = stream.take(token, self.runner.limits, position, now)
         if not stream.logprobs:
             return Token(token, shown)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..decode import SamplingParams
 from ..errors import FluxError, InputError
+from ..text import Grammar
 from .generation import Written, make_stream
 from .loop import Loop
 from .stream import Token
@@ -37,6 +38,7 @@ class Many:
         max_tokens: int | Seq[int | None] | None = None,
         stop: Seq[str] | Seq[Seq[str]] = (),
         prompt_progress: Callable[[int, int, int], None] | None = None,
+        grammar: Grammar | None | Seq[Grammar | None] = None,
     ) -> None:
         if isinstance(prompts, str):
             raise InputError("prompts is one text; expected a list of prompts (one text: model.start)")
@@ -45,11 +47,12 @@ class Many:
         most = _each("max_tokens", max_tokens, n, (int, type(None)))
         common = isinstance(stop, str) or all(isinstance(s, str) for s in stop)
         stops: list[Any] = [stop] * n if common else _each("stop", stop, n, str)
+        grammars = _each("grammar", grammar, n, (Grammar, type(None)))
         streams = []
         for i in range(n):
             progress = None if prompt_progress is None else partial(prompt_progress, i)
             try:
-                stream = make_stream(model, prompts[i], drawn[i], most[i], stops[i], progress)
+                stream = make_stream(model, prompts[i], drawn[i], most[i], stops[i], progress, grammars[i])
             except FluxError as error:
                 raise type(error)(f"prompt {i}: {error}") from None
             stream.index = i

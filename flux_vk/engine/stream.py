@@ -15,6 +15,7 @@ from .stops import StopText
 if TYPE_CHECKING:
     from ..decode import SamplingParams
     from ..text import StreamDecoder, Tokenizer
+    from ..text.matching import Matcher
     from .buffers import Limits
     from .sequence import Sequence
 
@@ -59,12 +60,13 @@ class Stream:
     last: float = 0.0
     prefilled: int = 0
     index: int = 0  # among those of a Many
+    matcher: Matcher | None = None  # what a grammar still allows
     _decoder: StreamDecoder | None = None
 
     @property
     def drawing(self) -> Drawing:
         """What its sampling needs of a chain."""
-        return Drawing(logprobs=self.logprobs)
+        return Drawing(logprobs=self.logprobs, masked=self.matcher is not None)
 
     @property
     def logprobs(self) -> bool:
@@ -106,13 +108,18 @@ class Stream:
             self.first = now
         self.last = now
         if self._decoder is None:
-            self._decoder = self.tokenizer.stream(after=self.prompt)
+            # A grammar counts the space that begins a text as the others.
+            self._decoder = self.tokenizer.stream(after=self.prompt, first_space=self.matcher is not None)
         self.tokens.append(token)
         if token in self.tokenizer.eog_ids:
             self.finish_reason, text = "stop", ""
         else:
             text = self._decoder.push(token)
-            if len(self.tokens) >= self.max_tokens:
+            if self.matcher is not None:
+                self.matcher.accept(token)
+            if self.matcher is not None and self.matcher.finished:
+                self.finish_reason = "stop"
+            elif len(self.tokens) >= self.max_tokens:
                 self.finish_reason = "length"
             elif self.cancelled:
                 self.finish_reason = "cancelled"
