@@ -9,7 +9,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from flux_vk.cli.common import EXIT_INTERRUPTED
-from flux_vk.cli.grammar_options import cut_note
 from flux_vk.cli.once import answer
 from flux_vk.cli.options import RunOptions
 from flux_vk.cli.prompt import chat_ids, opening, template_of
@@ -17,10 +16,10 @@ from flux_vk.cli.terminal import Terminal, summary
 from flux_vk.errors import ContextFull, InputError
 
 if TYPE_CHECKING:
+    from flux_vk.cli.steering import Steering
     from flux_vk.decode import SamplingParams
     from flux_vk.engine.generation import Token
     from flux_vk.engine.model import Model
-    from flux_vk.text import Grammar
 
 HELP = """\
 /help   this list
@@ -34,14 +33,13 @@ class Chat:
     """A conversation with a model. Without a chat template every line is continued as text, each on its own."""
 
     def __init__(
-        self, options: RunOptions, model: Model, terminal: Terminal, params: SamplingParams,
-        grammar: Grammar | None = None,
-    ) -> None:  # fmt: skip
+        self, options: RunOptions, model: Model, terminal: Terminal, params: SamplingParams, steering: Steering
+    ) -> None:
         self._options = options
         self._model = model
         self._terminal = terminal
         self._params = params
-        self._grammar = grammar
+        self._steering = steering
         as_chat = options.chat if options.chat is not None else model.template is not None
         self._template = template_of(model, options.model) if as_chat else None
         self._messages = opening(options)
@@ -121,7 +119,7 @@ class Chat:
                 prompt = chat_ids(self._model, self._template, asked)
             with terminal.whole_lines():
                 generation = answer(
-                    self._options, self._model, terminal, prompt, self._params, show, self._session, self._grammar
+                    self._options, self._model, terminal, prompt, self._params, show, self._steering, self._session
                 )
         except ContextFull as error:
             terminal.report(f"flux_vk: {error} (/reset begins afresh)")
@@ -132,7 +130,7 @@ class Chat:
         terminal.end_line()
         self._messages = [*asked, {"role": "assistant", "content": generation.text}]
         terminal.note(summary(generation, self._model.device.name, seed=False))
-        if self._grammar is not None and (note := cut_note(generation)):
+        for note in self._steering.notes(generation):
             terminal.note(note)
         if generation.finish_reason == "context":
             terminal.note("(the context is full: /reset begins afresh; -c or --context-shift make it last longer)")

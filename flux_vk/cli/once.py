@@ -15,23 +15,21 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flux_vk.cli.common import EXIT_INTERRUPTED
-from flux_vk.cli.grammar_options import cut_note
 from flux_vk.cli.options import RunOptions
 from flux_vk.cli.prompt import chat_ids, opening, template_of
 from flux_vk.cli.terminal import Terminal, summary
 
 if TYPE_CHECKING:
+    from flux_vk.cli.steering import Steering
     from flux_vk.decode import SamplingParams
     from flux_vk.engine.generation import Generation, Token
     from flux_vk.engine.model import Model, Session
     from flux_vk.gpu import Profile
-    from flux_vk.text import Grammar
 
 
 def run_once(
-    options: RunOptions, model: Model, terminal: Terminal, prompt: str, params: SamplingParams,
-    grammar: Grammar | None = None,
-) -> int:  # fmt: skip
+    options: RunOptions, model: Model, terminal: Terminal, prompt: str, params: SamplingParams, steering: Steering
+) -> int:
     """Write the answer to `prompt`. Returns the exit code: 0, or 130 after Ctrl-C, which keeps text and figures."""
     begin: str | list[int] = prompt
     if options.chat:
@@ -53,12 +51,13 @@ def run_once(
             terminal.write(token.piece)
 
     with terminal.whole_lines():
-        generation = answer(options, model, terminal, begin, params, show, grammar=grammar)
+        generation = answer(options, model, terminal, begin, params, show, steering)
     profile = model.profile(prompt_tokens=len(generation.prompt_tokens)) if options.profile else None
     if options.json:
         found = as_object(generation, model)
         if wanted:
             found["logprobs"] = [logprob_entry(model, t) for t in tokens]
+        found |= steering.objects()
         if profile is not None:
             found["profile"] = {"prefill": profile[0].by_kernel(), "decode": profile[1].by_kernel()}
             found["profile"]["gaps"] = {"prefill": profile[0].gaps(), "decode": profile[1].gaps()}
@@ -67,7 +66,7 @@ def run_once(
     else:
         terminal.end_line()
         terminal.note(summary(generation, model.device.name, seed="seed" not in options.sampling and not params.greedy))
-        if grammar is not None and (note := cut_note(generation)):
+        for note in steering.notes(generation):
             terminal.note(note)
         if wanted:
             terminal.report(logprob_table(model, tokens))
@@ -126,14 +125,14 @@ def answer(
     prompt: str | list[int],
     params: SamplingParams,
     show: Callable[[Token], None],
+    steering: Steering,
     session: Session | None = None,
-    grammar: Grammar | None = None,
 ) -> Generation:
     """Generate with a progress bar for a long prompt; `show` gets every token. Ctrl-C ends it after the next token."""
     with terminal.progress("Reading the prompt") as progress:
         generation = model.start(
             prompt, params, max_tokens=options.max_tokens, stop=options.stop, session=session,
-            grammar=grammar, prompt_progress=progress,
+            grammar=steering.grammar, agents=steering.swarm, trace=options.agents.trace, prompt_progress=progress,
         )  # fmt: skip
         with interrupt_cancels(generation):
             for token in generation:

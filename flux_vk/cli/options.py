@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flux_vk.cli.agent_options import AgentOptions, add_agent_options, agent_options
 from flux_vk.cli.common import Parser, number, text, whole
 from flux_vk.cli.grammar_options import GrammarFile, add_grammar_options, grammar_file
 from flux_vk.errors import InputError
@@ -42,6 +43,7 @@ class RunOptions:
     debug: bool = False
     grammar: GrammarFile | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
+    agents: AgentOptions = AgentOptions()
 
     @property
     def interactive(self) -> bool:
@@ -70,6 +72,8 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         parser.error("--logprobs belongs to one answer: give a prompt with -p TEXT or -f FILE")
     if a.system is not None and (a.chat is False or (a.chat is None and not interactive)):
         parser.error("--system belongs to a chat: add --chat")
+    if a.trace is not None and interactive:
+        parser.error("--trace tells of one answer: give a prompt with -p TEXT or -f FILE")
     try:
         model = a.model if a.model is not None else demo_model()
     except InputError as error:
@@ -80,6 +84,7 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         model=model, prompt=a.prompt, file=a.file, max_tokens=tokens, context=a.context, kv_type=a.kv_type,
         context_shift=a.context_shift, device=a.device, chat=a.chat, system=a.system, stop=tuple(a.stop or ()),
         json=a.json, quiet=a.quiet, profile=a.profile, debug=a.debug, grammar=grammar_file(a), sampling=sampling,
+        agents=agent_options(parser, a),
     )  # fmt: skip
 
 
@@ -113,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     g.add_argument("--device", type=text("an index or part of a name"), help="index or name part; see flux_vk.info")
     _sampling_options(p.add_argument_group("sampling"))
     add_grammar_options(p)
+    add_agent_options(p)
     c = p.add_argument_group("chat")
     c.add_argument(
         "--chat", action=argparse.BooleanOptionalAction, default=None,

@@ -51,7 +51,7 @@ class ChainBuilder:
         io = b.step_io(b.ids.rows(0, rows), b.pos.rows(0, rows), b.slot.rows(0, rows), n_logits, context=context)
         build_step(chain, self.config, b.weights, io, rows=rows, n_logits=n_logits, prompt=True)
         if sample:
-            add_sampling(chain, b.sampler, io.logits, b.last_slot, b.last_pos, n=n_logits, drawing=drawing)
+            self._add_draw(chain, io.logits, b.last_slot, b.last_pos, n_logits, drawing)
         return chain
 
     def decode_chain(
@@ -69,7 +69,7 @@ class ChainBuilder:
         slots = b.group_slots(group).rows(0, rows)
         logits = b.logits.rows(0, rows)
         pos = self._add_forward(chain, slots, logits, long, context)
-        add_sampling(chain, b.sampler, logits, slots, pos, n=rows, drawing=drawing)
+        self._add_draw(chain, logits, slots, pos, rows, drawing)
         return chain
 
     def forward_chain(self, rows: int, group: int, long: bool = False) -> Chain:
@@ -89,8 +89,14 @@ class ChainBuilder:
         slots = b.group_slots(group).rows(0, rows)
         ids, pos = chain.scratch((rows,), "u32"), chain.scratch((rows,), "u32")
         chain.fetch_rows(slot=slots, slot_token=b.sampler.slot_token, slot_pos=b.sampler.slot_pos, ids=ids, pos=pos)
-        add_sampling(chain, b.sampler, b.own_logits(group, rows), slots, pos, n=rows, drawing=drawing)
+        self._add_draw(chain, b.own_logits(group, rows), slots, pos, rows, drawing)
         return chain
+
+    def _add_draw(self, chain: Chain, logits: Buffer, slots: Buffer, pos: Buffer, rows: int, drawing: Drawing) -> None:
+        """What turns the logits of `rows` rows into tokens."""
+        b = self.buffers
+        agents = b.agents if drawing.agents else None
+        add_sampling(chain, b.sampler, logits, slots, pos, n=rows, drawing=drawing, agents=agents)
 
     def _add_forward(self, chain: Chain, slots: Buffer, logits: Buffer, long: bool, context: int) -> Buffer:
         """The forward pass behind the newest tokens of some slots; their positions."""

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..decode import SamplingParams
+from ..decode import SamplingParams, Swarm
 from ..errors import ContextFull, InputError
 from ..text import Grammar
 from .loop import Loop
 from .stops import StopText
 from .stream import NO_LIMIT, Stream, Token
+from .swarms import StreamSwarm
 
 if TYPE_CHECKING:
     from .model import Model
@@ -96,8 +99,10 @@ class Generation(Written):
         session: Session | None = None,
         prompt_progress: Callable[[int, int], None] | None = None,
         grammar: Grammar | None = None,
+        agents: Swarm | None = None,
+        trace: str | PathLike[str] | None = None,
     ) -> None:
-        stream = make_stream(model, prompt, params, max_tokens, stop, prompt_progress, grammar)
+        stream = make_stream(model, prompt, params, max_tokens, stop, prompt_progress, grammar, agents, trace)
         if session is not None and session.model is not model:
             raise InputError("the session belongs to another model; make one with this model's session()")
         super().__init__(stream, model.load_seconds)
@@ -122,6 +127,8 @@ def make_stream(
     stop: Seq[str],
     progress: Callable[[int, int], None] | None,
     grammar: Grammar | None = None,
+    agents: Swarm | None = None,
+    trace: str | PathLike[str] | None = None,
 ) -> Stream:
     """A stream, checked. Raises InputError, GrammarError, ContextFull."""
     runner, ids = model.runner, model.prompt_ids(prompt)
@@ -141,8 +148,28 @@ def make_stream(
         if not isinstance(grammar, Grammar):
             raise InputError(f"grammar is a {type(grammar).__name__}; expected a Grammar: Grammar.from_file, ...")
         matcher = model.grammar_vocabulary.matcher(grammar)
-    wake = runner.slots.wake
-    return Stream(model.tokenizer, ids, params, wanted, StopText(stop), progress, wake=wake, matcher=matcher)
+    swarm = _stream_swarm(model, params, agents, trace)
+    return Stream(
+        model.tokenizer, ids, params, wanted, StopText(stop), progress=progress, matcher=matcher, swarm=swarm,
+        wake=runner.slots.wake,
+    )  # fmt: skip
+
+
+def _stream_swarm(
+    model: Model, params: SamplingParams, agents: Swarm | None, trace: str | PathLike[str] | None
+) -> StreamSwarm | None:
+    if agents is None:
+        if trace is not None:
+            raise InputError(f"trace is {str(trace)!r} and nobody votes; give agents=, or leave trace out")
+        return None
+    if not isinstance(agents, Swarm):
+        raise InputError(f"agents is a {type(agents).__name__}; expected a Swarm: Swarm([('conservative', 0.5), ...])")
+
+    def text_of(token: int) -> str:
+        return model.tokenizer.piece(token).decode("utf-8", "replace")
+
+    path, name = None if trace is None else Path(trace), model.config.name or ""
+    return StreamSwarm(agents, model.config.vocab_size, text_of, path, name, params.resolved_seed)
 
 
 def _check_params(params: SamplingParams, vocab: int, history: int) -> None:

@@ -67,6 +67,8 @@ class Loop:
         finally:
             for stream in self._streams:
                 stream.finish_reason = stream.finish_reason or "cancelled"
+                if stream.swarm is not None:
+                    stream.swarm.close()
             self._ended = [s for s in self._streams if s.sequence is not None]
             self._live.clear()
             self._release()
@@ -195,6 +197,7 @@ class Loop:
             done = sequence.keep_prefix(ids)
         self.runner.set_sampling(sequence, stream.params, ids)
         self._write_mask(stream)
+        self._set_agents(stream)
         return sequence, ids, done
 
     def _start(self) -> None:
@@ -225,6 +228,8 @@ class Loop:
 
     def _step(self) -> Iterator[Drawn]:
         """The tokens of the oldest step in flight. The next steps run while these are looked at."""
+        if any(s.swarm is not None and s.swarm.stale for s in self._live):
+            self._rewind()
         if not self._in_flight:
             self._start()
         assert self._batch is not None, "streams that live have a batch"
@@ -248,6 +253,26 @@ class Loop:
         if not self._may_join() and not (self._stale and self._in_flight):
             self._start()
         yield from drawn
+
+    def _rewind(self) -> None:
+        """Throw away steps that ran ahead of a change to a swarm: the next token is drawn with it."""
+        assert self._batch is not None, "streams that live have a batch"
+        self._batch.settle()
+        for stream in self._live:
+            assert stream.sequence is not None
+            self.runner.rewind(stream.sequence, stream.params, stream.ids())
+            self._write_mask(stream)
+            self._set_agents(stream)
+        self._stale = True
+
+    def _set_agents(self, stream: Stream) -> None:
+        """Give a stream's slot to its swarm, or to nobody. No step of the slot is in flight."""
+        assert stream.sequence is not None
+        with self.runner.lock:
+            if stream.swarm is None:
+                self.runner.buffers.clear_agents(stream.sequence.slot)
+            else:
+                stream.swarm.begin(self.runner.buffers.agents, stream.sequence.slot)
 
     def _draw(self) -> None:
         """Work out what may come next, while the forward pass runs; draw from it, with the next forward pass behind."""
@@ -276,7 +301,11 @@ class Loop:
         except FluxError as error:
             raise error if stream.matcher is None else stream.matcher.nothing_to_draw(error) from None
         shown = stream.take(token, self.runner.limits, position, now)
+        vote = None
+        if stream.swarm is not None:
+            agents, index = self.runner.buffers.agents, len(stream.tokens) - 1
+            vote = stream.swarm.take(agents, sequence.slot, position, index)
         if not stream.logprobs:
-            return Token(token, shown)
+            return Token(token, shown, vote=vote)
         found = sampler.logprobs(sequence.slot, position)
-        return Token(token, shown, found.logprob, list(found.top))
+        return Token(token, shown, found.logprob, list(found.top), vote)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..decode import SamplingParams
+from ..decode import SamplingParams, Swarm
 from ..errors import ContextFull, FluxError, InputError, OutOfDeviceMemory, TokenizerError
 from ..formats.gguf import GGUFFile, open_gguf
 from ..gpu import Device, Profile
@@ -233,16 +233,19 @@ class Model:
         stop: Seq[str] = (),
         session: Session | None = None,
         grammar: Grammar | None = None,
+        agents: Swarm | None = None,
+        trace: str | PathLike[str] | None = None,
         prompt_progress: Callable[[int, int], None] | None = None,
     ) -> Generation:
         """Begin a generation: an iterator of Tokens with `text`, `finish_reason` and `timings`.
 
         max_tokens: None runs until the model ends its text or the context is full. grammar: what the text behind the
-        prompt must follow. prompt_progress: called after each step of the prompt with (tokens done, tokens in all).
+        prompt must follow. agents: who votes on every token. trace: a file (JSON lines) that tells of every vote.
+        prompt_progress: called after each step of the prompt with (tokens done, tokens in all).
         Raises InputError, GrammarError, ContextFull.
         """
         drawn = params or SamplingParams()
-        return Generation(self, prompt, drawn, max_tokens, stop, session, prompt_progress, grammar)
+        return Generation(self, prompt, drawn, max_tokens, stop, session, prompt_progress, grammar, agents, trace)
 
     def start_many(
         self,
@@ -252,16 +255,17 @@ class Model:
         max_tokens: int | Seq[int | None] | None = None,
         stop: Seq[str] | Seq[Seq[str]] = (),
         grammar: Grammar | None | Seq[Grammar | None] = None,
+        agents: Swarm | None | Seq[Swarm | None] = None,
         prompt_progress: Callable[[int, int, int], None] | None = None,
     ) -> Many:
         """Begin a generation for each prompt, decoded together: an iterator of (index, Token). Each writes what it
         would write alone.
 
-        params, max_tokens, stop, grammar: one for all (the same seed too), or a list with one for each prompt;
+        params, max_tokens, stop, grammar, agents: one for all (the same seed too), or a list with one for each prompt;
         params=None draws a seed for each. prompt_progress: called with (index, tokens done, tokens in all). Raises
         InputError, GrammarError, ContextFull.
         """
-        return Many(self, prompts, params, max_tokens, stop, prompt_progress, grammar)
+        return Many(self, prompts, params, max_tokens, stop, prompt_progress, grammar, agents)
 
     def generate_many(
         self,
@@ -270,6 +274,7 @@ class Model:
         *,
         stop: Seq[str] | Seq[Seq[str]] = (),
         grammar: Grammar | None | Seq[Grammar | None] = None,
+        agents: Swarm | None | Seq[Swarm | None] = None,
         **sampling: Any,
     ) -> list[str]:
         """The texts behind several prompts, decoded together. `sampling`: the fields of SamplingParams.
@@ -277,18 +282,18 @@ class Model:
         Without a seed each prompt gets one of its own.
         """
         params = [SamplingParams(**sampling) for _ in prompts]
-        many = self.start_many(prompts, params, max_tokens=max_tokens, stop=stop, grammar=grammar)
+        many = self.start_many(prompts, params, max_tokens=max_tokens, stop=stop, grammar=grammar, agents=agents)
         for _ in many:
             pass
         return many.texts
 
     def generate(
         self, prompt: str | Seq[int], max_tokens: int | None = None, *, stop: Seq[str] = (),
-        grammar: Grammar | None = None, **sampling: Any,
+        grammar: Grammar | None = None, agents: Swarm | None = None, **sampling: Any,
     ) -> Iterator[str]:  # fmt: skip
         """Pieces of text, as they come. `sampling`: the fields of SamplingParams (temperature, top_k, seed, ...)."""
         drawn = SamplingParams(**sampling)
-        generation = self.start(prompt, drawn, max_tokens=max_tokens, stop=stop, grammar=grammar)
+        generation = self.start(prompt, drawn, max_tokens=max_tokens, stop=stop, grammar=grammar, agents=agents)
         return (token.piece for token in generation if token.piece)
 
     def session(self) -> Session:

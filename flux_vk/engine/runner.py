@@ -225,6 +225,12 @@ class Runner(ChainBuilder):
             self._drain()
             self.sampler.set_slot(sequence.slot, params, list(history), len(history))
 
+    def rewind(self, sequence: Sequence, params: SamplingParams, tokens: Seq[int]) -> None:
+        """Let a slot forget what steps that ran ahead have drawn: `tokens` are those up to now, the last not cached."""
+        with self.lock:
+            self._drain()
+            self.sampler.set_slot(sequence.slot, params, list(tokens), len(tokens) - 1)
+
     # -- sequences ------------------------------------------------------------------------------------------------
 
     def open_sequence(self, timeout: float | None = None) -> Sequence:

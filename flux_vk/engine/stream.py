@@ -14,10 +14,12 @@ from .stops import StopText
 
 if TYPE_CHECKING:
     from ..decode import SamplingParams
+    from ..flux.trace import TracedToken
     from ..text import StreamDecoder, Tokenizer
     from ..text.matching import Matcher
     from .buffers import Limits
     from .sequence import Sequence
+    from .swarms import StreamSwarm
 
 NO_LIMIT = 1 << 60
 
@@ -26,13 +28,15 @@ NO_LIMIT = 1 << 60
 class Token:
     """One generated token. `piece` is the text it completes ("" where a character or a stop string may be cut).
 
-    logprob and top (id, log-probability; best first) are there where `logprobs` was asked for.
+    logprob and top (id, log-probability; best first) are there where `logprobs` was asked for, vote where agents voted
+    and a trace is written.
     """
 
     id: int
     piece: str
     logprob: float | None = None
     top: list[tuple[int, float]] = field(default_factory=list)
+    vote: TracedToken | None = None
 
 
 @dataclass(eq=False)
@@ -47,6 +51,7 @@ class Stream:
     params: SamplingParams
     max_tokens: int
     stop: StopText
+    swarm: StreamSwarm | None = None
     progress: Callable[[int, int], None] | None = None
     tokens: list[int] = field(default_factory=list)
     text: str = ""
@@ -66,7 +71,8 @@ class Stream:
     @property
     def drawing(self) -> Drawing:
         """What its sampling needs of a chain."""
-        return Drawing(logprobs=self.logprobs, masked=self.matcher is not None)
+        own = Drawing(logprobs=self.logprobs, masked=self.matcher is not None)
+        return own if self.swarm is None else Drawing.joined((own, self.swarm.drawing))
 
     @property
     def logprobs(self) -> bool:
