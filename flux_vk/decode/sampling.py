@@ -15,7 +15,7 @@ from .agents import AgentState
 from .drawing import Drawing
 from .params import MAX_BIAS
 from .state import TOP_WORDS, SamplerState
-from .voting import Vote, add_agents, add_trust
+from .voting import add_agents, add_trust, row_bytes
 
 PLAIN = Drawing()
 BLOCKS_PER_GROUP = 64
@@ -55,7 +55,7 @@ def add_sampling(
         if not 0 <= n <= buffer.shape[0]:
             raise InputError(f"{name} has {buffer.shape[0]} rows; expected at least n = {n}")
     limit = chain.device.max_range
-    fit = min(limit // (4 * state.vocab), _MAX_ROWS)
+    fit = min(limit // max(4 * state.vocab, row_bytes(drawing, state.vocab)), _MAX_ROWS)
     window = fit if fit >= n else max(fit // _ROWS_STEP, 1) * _ROWS_STEP
     for start in range(0, n, window):
         stop = min(start + window, n)
@@ -85,8 +85,11 @@ def _add_rows(
             logits=logits, row_slot=row_slot, params=s.params, maxima=raw_maxima, sums=sums, top=top,
             WG=_pick_width(chain),
         )  # fmt: skip
-    vote = _vote(chain, state, logits, row_slot, row_pos, drawing, agents)
-    model_logits, logits = logits, logits if vote is None else vote.consensus
+    model_logits, logits = logits, _work_logits(chain, state, logits, row_slot, row_pos, drawing)
+    vote = None
+    if drawing.agents and agents is not None:
+        vote = add_agents(chain, agents, state, logits, row_slot, row_pos, drawing)
+        logits = vote.consensus
     saved = chain.scratch((rows, MAX_BIAS + s.history_size, 2), "u32")
     picked = chain.scratch((rows, 2), "u32")
     by_mass = vocab > SHORT_LIST and not exact
@@ -116,15 +119,11 @@ def _add_rows(
     )  # fmt: skip
 
 
-def _vote(
-    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing,
-    agents: AgentState | None,
-) -> Vote | None:  # fmt: skip
-    """What agents make of the logits, for samplers to work on. Without, they work on the model's own, which
-    sample_commit puts right again."""
-    if agents is None or not drawing.agents:
-        return None
-    return add_agents(chain, agents, state, logits, row_slot, row_pos, drawing)
+def _work_logits(
+    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing
+) -> Buffer:
+    """The logits that samplers change: the model's own, which sample_commit puts right again, or others in scratch."""
+    return logits
 
 
 def _zeroed(chain: Chain, rows: int, blocks: int) -> tuple[Buffer, Buffer, Buffer]:
