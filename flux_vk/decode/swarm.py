@@ -169,7 +169,7 @@ class Swarm:
         return {a.name: {"trust": a.trust, "traps": a.traps} for a in self.agents}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take trust and traps from what `state` gave, for the next text: one that is being written goes on with its own.
+        """Take trust and traps from what `state` gave. A text that is being written goes on with its own trust.
 
         InputError where agents or values do not fit; nothing is taken then.
         """
