@@ -15,7 +15,7 @@ from .agents import AgentState
 from .drawing import Drawing
 from .params import MAX_BIAS
 from .state import TOP_WORDS, SamplerState
-from .voting import add_agents, add_trust
+from .voting import add_agents, add_trust, row_bytes
 
 PLAIN = Drawing()
 BLOCKS_PER_GROUP = 64
@@ -55,7 +55,7 @@ def add_sampling(
         if not 0 <= n <= buffer.shape[0]:
             raise InputError(f"{name} has {buffer.shape[0]} rows; expected at least n = {n}")
     limit = chain.device.max_range
-    fit = min(limit // (4 * state.vocab), _MAX_ROWS)
+    fit = min(limit // max(4 * state.vocab, row_bytes(drawing, state.vocab)), _MAX_ROWS)
     window = fit if fit >= n else max(fit // _ROWS_STEP, 1) * _ROWS_STEP
     for start in range(0, n, window):
         stop = min(start + window, n)

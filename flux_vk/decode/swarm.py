@@ -169,14 +169,16 @@ class Swarm:
         return {a.name: {"trust": a.trust, "traps": a.traps} for a in self.agents}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take trust and traps from what `state` gave. InputError where agents or values do not fit."""
+        """Take trust and traps from what `state` gave. A text that is being written goes on with its own trust.
+
+        InputError where agents or values do not fit; nothing is taken then.
+        """
         with self._lock:
             names = [a.name for a in self._agents]
             if not isinstance(state, Mapping) or sorted(state) != sorted(names):
                 found = ", ".join(map(str, state)) if isinstance(state, Mapping) else repr(state)
                 raise InputError(f"the state is of agents {found}; expected {', '.join(names)}")
             self._agents = [_restored(a, state[a.name]) for a in self._agents]
-            self._version += 1
 
     def save(self, path: str | Path) -> None:
         """Write programs, weights, trust and settings to a JSON file, whole or not at all."""

@@ -33,7 +33,6 @@ class Vote:
     traps: Buffer
     tally: Buffer
     votes: Buffer | None
-    width: int
 
 
 def add_agents(
@@ -82,7 +81,7 @@ def add_agents(
         row_info=row_info, cand=cand, score=score, tally=tally, swarm=s.swarm, weight=s.weight, trust=s.trust_now,
         consensus=consensus, votes=votes,
     )  # fmt: skip
-    return Vote(s, logits, consensus, row_info, cand, score, traps, tally, votes, width)
+    return Vote(s, logits, consensus, row_info, cand, score, traps, tally, votes)
 
 
 def add_trust(chain: Chain, vote: Vote, picked: Buffer) -> None:
@@ -93,22 +92,36 @@ def add_trust(chain: Chain, vote: Vote, picked: Buffer) -> None:
         "picked": picked, "swarm": s.swarm, "trust": s.trust_now,
     }  # fmt: skip
     if vote.votes is not None:
-        chain.flux_trace(votes=vote.votes, weight=s.weight, trace_ring=s.trace_ring, WG=vote.width, **given)
+        # The more threads, the fewer candidates each: llvmpipe ends the loops of a thread after 65,535 turns.
+        chain.flux_trace(votes=vote.votes, weight=s.weight, trace_ring=s.trace_ring, WG=256, **given)
     chain.flux_trust(traps=vote.traps, trust_ring=s.trust_ring, trap_ring=s.trap_ring, **given)
 
 
-def _room(chain: Chain, drawing: Drawing, rows: int, vocab: int) -> tuple[int, int]:
-    """Places for agents and candidates in the chain."""
+def row_bytes(drawing: Drawing, vocab: int) -> int:
+    """Bytes that a row takes in the largest of a vote's buffers; 0 where nobody votes."""
+    if not drawing.agents:
+        return 0
+    a, c = _sizes(drawing, vocab)
+    return max(4 * vocab, 4 * a * c, 16 * c)
+
+
+def _sizes(drawing: Drawing, vocab: int) -> tuple[int, int]:
+    """Places for agents and candidates in a chain."""
     if not 1 <= drawing.agents <= MAX_AGENTS:
         raise InputError(f"drawing.agents is {drawing.agents}; expected 1 to {MAX_AGENTS}")
-    c = max(drawing.candidates, SHORT) if drawing.candidates <= SHORT else min(drawing.candidates, vocab)
-    most = rows * c * max(4 * drawing.agents, 16)
+    return drawing.agents, SHORT if drawing.candidates <= SHORT else min(drawing.candidates, vocab)
+
+
+def _room(chain: Chain, drawing: Drawing, rows: int, vocab: int) -> tuple[int, int]:
+    """The same, once it is known that the device can bind them."""
+    a, c = _sizes(drawing, vocab)
+    most = rows * row_bytes(drawing, vocab)
     if most > chain.device.max_range:
         raise InputError(
-            f"{rows} rows with {drawing.agents} agents and {c} candidates take {most} bytes; the device binds "
+            f"{rows} rows with {a} agents and {c} candidates take {most} bytes; the device binds "
             f"{chain.device.max_range}: use fewer candidates, or fewer sequences at a time"
         )
-    return drawing.agents, c
+    return a, c
 
 
 def _sorted(chain: Chain, keys: Buffer) -> tuple[Buffer, Buffer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,9 @@ import pytest
 
 from flux_vk import flux
 from flux_vk.decode import AgentState, Drawing, SamplerState, SamplingParams, Swarm, add_sampling
+from flux_vk.decode.trace import replacement, trace_header, traced_token
 from flux_vk.errors import FluxError, InputError
+from flux_vk.flux.trace import TraceWriter, read_trace
 from flux_vk.gpu import Chain, Device
 from flux_vk.gpu.reference import reference
 
@@ -168,6 +171,43 @@ def test_a_trap_leaves_the_logit_and_is_told(device: Device, rng: np.random.Gene
     assert all(v.score == (v.logit, v.logit) for v in poll.agents.trace(0, 1).leading)
 
 
+def test_the_trace_file_has_what_the_device_tells(device: Device, rng: np.random.Generator, tmp_path: Path) -> None:
+    """Through the writer and the reader, number by number; an agent is replaced on the way."""
+    logits = random_logits(rng, 1, 300)
+    swarm = Swarm([("conservative", 0.5), (BROKEN, 0.25)], vote="prob", trust_rate=0.5, candidates=40)
+    poll = Poll(device, logits, [swarm], [SamplingParams(temperature=2.0, seed=2**63 + 9)])
+    path = tmp_path / "out.jsonl"
+    told = []
+    with TraceWriter(path, trace_header(swarm, "none", 2**63 + 9)) as writer:
+        for index in range(3):
+            if index == 2:
+                swarm.replace("broken", IDENTITY)
+                for agent in poll.agents.refresh(0, swarm.agents):
+                    writer.replace(replacement(index, agent, swarm.agents))
+            [token] = poll.step()
+            votes, traps = poll.agents.trace(0, poll.pos), poll.agents.traps(0, poll.pos)
+            told.append(votes)
+            writer.token(traced_token(votes, index, f"<{token}>", traps, lambda i: f"<{i}>"))
+            assert votes.seed == 2**63 + 9 and votes.chosen == token
+    trace = read_trace(path)
+    assert (trace.header.seed, trace.header.vote, trace.header.candidates) == (2**63 + 9, "prob", 40)
+    assert [p.name for p in trace.programs(1)] == ["conservative", "broken"]
+    assert trace.programs(2)[1].code == IDENTITY.code and trace.replacements[0].index == 2
+    for line, votes in zip(trace.tokens, told, strict=True):
+        facts = (votes.position, votes.chosen, f"<{votes.chosen}>", votes.n, votes.best, votes.entropy, votes.logsumexp)
+        assert (line.position, line.id, line.text, line.n, line.best, line.entropy, line.logsumexp) == facts
+        assert [a.trust for a in line.agents] == list(votes.trust)
+        assert line.agents[1].traps == (40 if line.index < 2 else 0)
+        assert line.chosen is not None, "the drawn token is told wherever it stands"
+        for a, b in zip(line.candidates, votes.leading, strict=True):
+            assert (a.id, a.text, a.rank, a.count, a.distance) == (b.id, f"<{b.id}>", b.rank, b.count, b.distance)
+            assert (a.logit, a.consensus, a.total, a.score, a.contribution) == (
+                b.logit, b.consensus, b.total, b.score, b.contribution,
+            )  # fmt: skip
+            assert sum(a.contribution) == pytest.approx(a.total, rel=1e-6)
+            assert np.log(a.total) == pytest.approx(a.consensus, rel=1e-5, abs=1e-6)
+
+
 def test_an_agent_is_replaced_between_tokens(device: Device, rng: np.random.Generator) -> None:
     """Nothing is recorded again; only what changed is uploaded."""
     logits = random_logits(rng, 1, 200)
@@ -220,6 +260,23 @@ def test_logits_that_are_not_finite(device: Device) -> None:
     with pytest.raises(FluxError, match="no finite logits"):
         poll.step()
     assert poll.sampler.token(1, 1) == 9
+
+
+def test_more_rows_than_can_be_bound_at_once(
+    device: Device, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of 64 rows, as the vote's largest buffer wants it; and the error where not even one fits."""
+    rows, vocab = 70, 12_000
+    logits = np.repeat(random_logits(rng, 2, vocab), rows // 2, axis=0)
+    swarms = [Swarm(["penalty", OPPOSITE], candidates="all")] * rows
+    want = Poll(device, logits, swarms)
+    monkeypatch.setattr(type(device), "max_range", 64 * vocab * 16)
+    parts = Poll(device, logits, swarms)
+    assert parts.step() == want.step()
+    assert [s.name for s in parts.chain.steps].count("flux_vote") == 2
+    monkeypatch.setattr(type(device), "max_range", 63 * vocab * 16)
+    with pytest.raises(InputError, match="64 rows with 2 agents and 12000 candidates take 12288000 bytes; the device"):
+        Poll(device, logits, swarms)
 
 
 def test_arguments_that_do_not_fit(device: Device) -> None:
