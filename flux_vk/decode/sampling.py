@@ -121,7 +121,6 @@ def _add_rows(
     )  # fmt: skip
 
 
-
 def _zeroed(chain: Chain, rows: int, blocks: int) -> tuple[Buffer, Buffer, Buffer]:
     """Scratch for mass u32[rows, 256, 2] and for maxima u32[rows, blocks], and both as one range, for one fill."""
     whole = chain.scratch((rows, 512 + blocks), "u32")
