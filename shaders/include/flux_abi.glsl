@@ -39,13 +39,12 @@ FluxProgram flux_program(uint code) {
     f.bytes = head.y;
     f.first = head.z;
     for (uint i = 0u; i < 8u; i++) f.constants[i] = flux_code(code + 2u + i);
+    flux_r[FLUX_R_ZERO] = 0u;   // no entry writes it
     return f;
 }
 
+// Each register is written once: a store into an array is dear on CPU drivers. R10 is left to RANDOM.
 void flux_enter(FluxProgram f, FluxRow row, uvec4 cand, uint rank) {
-    for (uint i = 0u; i < 8u; i++) {
-        for (uint c = 0u; c < 4u; c++) flux_r[4u * i + c] = f.constants[i][c];
-    }
     float logit = uintBitsToFloat(cand.y), share = exp_bits(logit - row.lse);
     flux_r[0] = uint(flux_q16(logit));
     flux_r[1] = row.position;
@@ -55,26 +54,40 @@ void flux_enter(FluxProgram f, FluxRow row, uvec4 cand, uint rank) {
     flux_r[5] = row.n;
     flux_r[6] = uint(flux_q16(share));
     flux_r[7] = cand.w;
+    flux_r[8] = f.constants[2].x;
+    flux_r[9] = f.constants[2].y;
+    flux_r[11] = f.constants[2].w;
+    for (uint i = 12u; i < 16u; i++) flux_r[i] = f.constants[3][i & 3u];
     flux_r[FLUX_R_F0] = cand.y;
     flux_r[FLUX_R_F0 + 1u] = floatBitsToUint(share);
     flux_r[FLUX_R_F0 + 2u] = floatBitsToUint(float(row.position));
     flux_r[FLUX_R_F0 + 3u] = floatBitsToUint(float(cand.z));
     flux_r[FLUX_R_F0 + 4u] = floatBitsToUint(row.best);
     flux_r[FLUX_R_F0 + 5u] = floatBitsToUint(row.entropy);
-    flux_r[FLUX_R_ZERO] = 0u;
+    for (uint i = FLUX_R_F0 + 6u; i < FLUX_R_F0 + 16u; i++) flux_r[i] = f.constants[i >> 2][i & 3u];
     flux_written = uvec4(0u);
 }
 
-// Runs one candidate of a row: its score, and the state that the program stopped in. A program that traps, or whose
-// result is no finite number, leaves the candidate's own logit. draw: fill R10 even if the program does not name it.
+// A candidate's first state. draw: fill R10 even if the program does not name it.
+FluxState flux_start(FluxProgram f, bool draw) { return FluxState(draw ? FLUX_RANDOM : f.first, 0u, 0u, 1); }
+
+uvec4 flux_draw(FluxRow row, uint agent, uint token) { return uvec4(row.position, agent, token, 0x464C5558u); }
+
+// The score of a candidate that has been settled. A program that traps, or whose result is no finite number, leaves the
+// candidate's own logit.
+float flux_result(FluxProgram f, inout FluxState s, float logit) {
+    float reals = uintBitsToFloat(flux_r[FLUX_R_F0]);
+    float fixed_point = flux_product(float(int(flux_r[0])), 1.0 / 65536.0);
+    if (s.trap == 0u && f.by_float && (isnan(reals) || isinf(reals))) s.trap = FLUX_TRAP_OTHER;
+    return s.trap != 0u ? logit : f.by_float ? reals : fixed_point;
+}
+
+// Runs one candidate of a row from its facts to its score.
 FluxResult flux_score(FluxProgram f, FluxRow row, uvec4 cand, uint rank, uint agent, uint max_steps, bool draw) {
     flux_enter(f, row, cand, rank);
     FluxResult result;
-    result.state = FluxState(draw ? FLUX_RANDOM : f.first, 0u, 0u, 1);
-    flux_run(result.state, f.code, f.bytes, max_steps, uvec4(row.position, agent, cand.x, 0x464C5558u), row.seed);
-    float own = uintBitsToFloat(cand.y), reals = uintBitsToFloat(flux_r[FLUX_R_F0]);
-    precise float fixed_point = float(int(flux_r[0])) * (1.0 / 65536.0);
-    if (result.state.trap == 0u && f.by_float && (isnan(reals) || isinf(reals))) result.state.trap = FLUX_TRAP_OTHER;
-    result.score = result.state.trap != 0u ? own : f.by_float ? reals : fixed_point;
+    result.state = flux_start(f, draw);
+    flux_run(result.state, f.code, f.bytes, max_steps, flux_draw(row, agent, cand.x), row.seed);
+    result.score = flux_result(f, result.state, uintBitsToFloat(cand.y));
     return result;
 }

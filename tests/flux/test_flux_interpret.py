@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flux_vk.flux.instructions import decode, encode
+from flux_vk.flux.interpreter import interpret as add_interpreter
 from flux_vk.flux.lower import lower
 from flux_vk.flux.opcodes import BY_NAME
 from flux_vk.flux.program import Program, Trap
@@ -87,7 +88,8 @@ def test_scores_without_the_state(device: Device, rng: np.random.Generator) -> N
     buffers = {"row_info": info, "cand": cand, "code": code_of([[divide]])}
     given = {name: device.array(a) for name, a in buffers.items()}
     score, traps = device.filled((2, 1, 40), "f32", 0xFF), device.array(np.full((2, 1, 2), 5, np.uint32))
-    Chain(device).flux_interpret(**given, score=score, traps=traps).run()
+    chain = Chain(device)
+    add_interpreter(chain, **given, score=score, traps=traps).run()
     want = flux_interpret(info, cand, [[divide]])
     np.testing.assert_array_equal(score.numpy(), want[0])
     assert (traps.numpy()[..., 0] == 5 + (cand[..., 2] == 0).sum(1)[:, None]).all()

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flux_vk.cli.bench_cases import Array, Case, Check, Prepared, Sizes, dispatch
+from flux_vk.cli.bench_cases import Array, Buffers, Case, Check, Prepared, Sizes
 from flux_vk.flux.instructions import encode
+from flux_vk.flux.interpreter import interpret
 from flux_vk.flux.lower import lower
 from flux_vk.flux.opcodes import BY_NAME
 from flux_vk.flux.program import Program
 from flux_vk.flux.reference import U32, flux_interpret
 
 if TYPE_CHECKING:
-    from flux_vk.gpu import Device
+    from flux_vk.gpu import Chain, Device
 
 BEST = 256
 CHECKED = 32
@@ -95,7 +96,11 @@ def _make(agents: Sequence[Program], rows: int, most: int, device: Device, rng: 
     }  # fmt: skip
     steps = float(state[..., 34].mean()) * np.prod(shape)
     checks: list[Check] = [("score", _first, want)]
-    return Prepared(buffers, partial(dispatch, "flux_interpret", {}), checks, 0.0, None, steps)
+    return Prepared(buffers, _append, checks, 0.0, None, steps)
+
+
+def _append(chain: Chain, b: Buffers) -> object:
+    return interpret(chain, row_info=b["row_info"], cand=b["cand"], code=b["code"], score=b["score"], traps=b["traps"])
 
 
 def _first(score: Array) -> Array:
