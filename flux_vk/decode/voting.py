@@ -14,7 +14,7 @@ from ..gpu.chain import Chain
 from .agents import AgentState
 from .drawing import Drawing
 from .state import SamplerState
-from .swarm import MAX_AGENTS, SHORT
+from .swarm import MAX_AGENTS, MAX_BORDA, SHORT
 
 _NEG_INF = 0xFF800000
 _PADDED = 64  # rows of keys that are sorted begin at multiples of it, which satisfies every device's offset alignment
@@ -93,7 +93,8 @@ def add_trust(chain: Chain, vote: Vote, picked: Buffer) -> None:
     }  # fmt: skip
     if vote.votes is not None:
         # The more threads, the fewer candidates each: llvmpipe ends the loops of a thread after 65,535 turns.
-        chain.flux_trace(votes=vote.votes, weight=s.weight, trace_ring=s.trace_ring, WG=256, **given)
+        width = 64 if vote.cand.shape[1] <= MAX_BORDA else 256
+        chain.flux_trace(votes=vote.votes, weight=s.weight, trace_ring=s.trace_ring, WG=width, **given)
     chain.flux_trust(traps=vote.traps, trust_ring=s.trust_ring, trap_ring=s.trap_ring, **given)
 
 
