@@ -1,0 +1,69 @@
+"""The likelihood of a text under votes, and which agents of a population vote best together.
+
+The formulas are those of the vote on the device (modes sum and prob), in float64. Not for: voting while generating.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .recording import OUTSIDE, Recording
+
+F64 = npt.NDArray[np.float64]
+MODES = ("sum", "prob")
+ROUNDS = 10
+
+
+def softmax_log(x: F64) -> F64:
+    """Natural logarithm of the softmax over the last axis; minus infinity stays."""
+    top = x.max(axis=-1, keepdims=True)
+    return np.asarray(x - top - np.log(np.exp(x - top).sum(axis=-1, keepdims=True)), np.float64)
+
+
+def consensus(scores: npt.NDArray[np.float32], weights: Sequence[float], mode: str = "sum") -> F64:
+    """Consensus logits [T, C] of scores [P, T, C]. sum: the weighted sum of scores; prob: the logarithm of the weighted
+    mean of each agent's softmax."""
+    w = np.asarray(weights, np.float64)[:, None, None]
+    x = scores.astype(np.float64)
+    if mode == "sum":
+        inside = np.isfinite(x[0])
+        return np.where(inside, (w * np.where(inside, x, 0)).sum(axis=0), -np.inf)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log((w * np.exp(softmax_log(x))).sum(axis=0) / w.sum()), np.float64)
+
+
+def likelihood(recording: Recording, logits: F64, least: float) -> F64:
+    """Log-likelihood [T] of the tokens that came, where the candidates' shares follow from `logits` [T, C].
+
+    The candidates share the probability that the model gives them together; a token outside keeps the model's own. So
+    these are likelihoods over the whole vocabulary, and the model's own logits give the model's own.
+    """
+    inside = recording.target != OUTSIDE
+    places = np.where(inside, recording.target, 0).astype(np.int64)
+    own = softmax_log(logits)[np.arange(len(logits)), places]
+    return np.asarray(np.maximum(recording.base + np.where(inside, own, 0.0), least), np.float64)
+
+
+def ensemble(recording: Recording, scores: npt.NDArray[np.float32], most: int, least: float) -> list[tuple[int, float]]:
+    """Agents that vote well together (mode sum): (place in `scores`, weight), at most `most` of them, weights of sum 1.
+
+    Greedy selection with replacement (Caruana et al. 2004, "Ensemble selection from libraries of models"): beginning
+    with nobody, the agent that makes the text most likely joins, `ROUNDS` times; who joins n times has the weight
+    n / ROUNDS.
+    """
+    x = np.where(np.isfinite(scores), scores, 0).astype(np.float64)
+    bound = np.where(np.isfinite(scores[0]), 0.0, -np.inf)
+    total = np.zeros(x.shape[1:])
+    joined = np.zeros(len(x), np.int64)
+    for round_ in range(1, ROUNDS + 1):
+        full = np.count_nonzero(joined) >= most
+        allowed = [i for i in range(len(x)) if joined[i] or not full]
+        means = [likelihood(recording, (total + x[i]) / round_ + bound, least).mean() for i in allowed]
+        chosen = allowed[int(np.argmax(means))]
+        total += x[chosen]
+        joined[chosen] += 1
+    order = sorted(np.flatnonzero(joined).tolist(), key=lambda i: (-joined[i], i))
+    return [(i, round(float(joined[i]) / ROUNDS, 6)) for i in order]
