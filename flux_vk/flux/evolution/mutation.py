@@ -1,4 +1,4 @@
-"""Small random changes of a program: opcode, operand, immediate, constant, insert, delete, and random programs.
+"""Small random changes of a program: opcode, operand, immediate, constant, insert, term, delete; random programs.
 
 Each operator takes (random generator, genome) and gives a changed genome, or None where it has nothing to change.
 Nothing here makes code that does not decode or jumps between instructions; whether a child may run on a GPU is judged
@@ -120,8 +120,28 @@ def insert(rng: Generator, genome: Genome) -> Genome | None:
     at = int(rng.integers(len(genome.genes) + 1))
     op = BY_NAME[_NAMES[int(rng.choice(len(_NAMES), p=_SHARES))]]
     target = int(rng.integers(at + 1, len(genome.genes) + 2)) if Operand.REL in op.operands else None
-    made = gene(op, [value_of(rng, kind, genome) for kind in op.operands], target)
+    operands = [value_of(rng, kind, genome) for kind in op.operands]
+    if op.operands[:1] in ((Operand.RD,), (Operand.FD,)) and len(operands) == 3 and rng.random() < 0.6:
+        operands[1] = operands[0]  # x = x + y more often than x = y + z
+    made = gene(op, operands, target)
     return with_constants(rng, spliced(genome, at, 0, [made]), made)
+
+
+def term(rng: Generator, genome: Genome) -> Genome | None:
+    """Two instructions at the end: an input times a new constant is added to a result that is a float."""
+    if genome.result != "F0" or len(genome.genes) + 2 > MOST_GENES:
+        return None
+    free = [r for r in FREE["F"] if r not in genome.fp]
+    if len(free) < 2:
+        return None
+    factor, product = (int(r) for r in rng.choice(free, 2, replace=False))
+    at = len(genome.genes) - (1 if genome.genes and not genome.genes[-1].op.falls else 0)
+    made = [
+        gene(BY_NAME["FMUL"], (product, pick(rng, INPUTS["F"]), factor)),
+        gene(BY_NAME["FADD"], (0, 0, product)),
+    ]
+    longer = spliced(genome, at, 0, made)
+    return replace(longer, fp={**longer.fp, factor: a_float(rng)})
 
 
 def delete(rng: Generator, genome: Genome) -> Genome | None:
@@ -232,11 +252,12 @@ def _changed(genome: Genome, at: int, made: Gene) -> Genome:
 
 Operator = Callable[[Generator, Genome], Genome | None]
 OPERATORS: Mapping[str, Operator] = {
-    "opcode": opcode, "operand": operand, "immediate": immediate, "insert": insert, "delete": delete, "result": result,
+    "opcode": opcode, "operand": operand, "immediate": immediate, "insert": insert, "term": term, "delete": delete,
+    "result": result,
 }  # fmt: skip
 """By the name that lineages have."""
 SHARES: Mapping[str, float] = {
-    "opcode": 0.12, "operand": 0.18, "immediate": 0.3, "insert": 0.25, "delete": 0.13, "result": 0.02,
+    "opcode": 0.1, "operand": 0.15, "immediate": 0.3, "insert": 0.22, "term": 0.08, "delete": 0.14, "result": 0.01,
 }  # fmt: skip
 """How often each is tried."""
 
