@@ -5,23 +5,21 @@ Not for: which of a generation live on (population.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...errors import InputError
 from ..program import Program
+from ..verifier import check
 from .crossover import crossover
 from .fitness import Fitness
-from .genome import Genome, digest, from_program, to_program
+from .genome import Genome, digest, from_program, pruned, to_program
 from .mutation import mutate
 
 ATTEMPTS = 20
 """Tries for a child that the verifier passes and that is not there yet."""
-
-Check = Callable[[Program], None]
-"""Raises InputError for a program that may not run on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,9 @@ def child(
     number: int,
     generation: int,
     taken: Collection[str],
-    check: Check,
 ) -> Individual:
-    """A new program that `check` passes and whose digest is not in `taken`; a copy of a parent where `ATTEMPTS` tries
-    gave none."""
+    """A new program that the verifier passes and whose digest is not in `taken`; a copy of a parent where `ATTEMPTS`
+    tries gave none."""
     for _ in range(ATTEMPTS):
         parents = [parent(rng, scored, how.tournament)]
         genome = from_program(parents[0].program)
@@ -80,18 +77,18 @@ def child(
         if not done or rng.random() < how.mutation_rate:
             genome, changes = mutate(rng, genome, how.mutation_rate)
             done += changes
-        program = checked(genome, f"agent-{number}", check)
+        program = checked(genome, f"agent-{number}")
         if program is not None and digest(program) not in taken:
             return Individual(number, program, tuple(p.id for p in parents), done, generation)
     first = parent(rng, scored, how.tournament)
     return Individual(number, first.program, (first.id,), ("copy",), generation)
 
 
-def checked(genome: Genome, name: str, check: Check) -> Program | None:
-    """The genome as a program, or None where it is not legal."""
+def checked(genome: Genome, name: str) -> Program | None:
+    """The genome as a program, without constants that nothing reads; None where the verifier refuses it."""
     try:
-        program = to_program(genome, name)
-        check(program)
+        program = to_program(pruned(genome), name)
+        check(program, "gpu")
     except InputError:
         return None
     return program

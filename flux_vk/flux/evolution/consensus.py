@@ -15,6 +15,7 @@ from .recording import OUTSIDE, Recording
 F64 = npt.NDArray[np.float64]
 MODES = ("sum", "prob")
 ROUNDS = 10
+DIFFERENT = 0.01
 
 
 def softmax_log(x: F64) -> F64:
@@ -52,18 +53,31 @@ def ensemble(recording: Recording, scores: npt.NDArray[np.float32], most: int, l
 
     Greedy selection with replacement (Caruana et al. 2004, "Ensemble selection from libraries of models"): beginning
     with nobody, the agent that makes the text most likely joins, `ROUNDS` times; who joins n times has the weight
-    n / ROUNDS.
+    n / ROUNDS. The first `most` times nobody joins twice, so that as many agents vote if there are as many.
     """
     x = np.where(np.isfinite(scores), scores, 0).astype(np.float64)
     bound = np.where(np.isfinite(scores[0]), 0.0, -np.inf)
     total = np.zeros(x.shape[1:])
     joined = np.zeros(len(x), np.int64)
-    for round_ in range(1, ROUNDS + 1):
-        full = np.count_nonzero(joined) >= most
-        allowed = [i for i in range(len(x)) if joined[i] or not full]
-        means = [likelihood(recording, (total + x[i]) / round_ + bound, least).mean() for i in allowed]
+    most = min(most, len(x), ROUNDS)
+    for round_ in range(ROUNDS):
+        allowed = np.flatnonzero((joined == 0) == (round_ < most))
+        means = [likelihood(recording, (total + x[i]) / (round_ + 1) + bound, least).mean() for i in allowed]
         chosen = allowed[int(np.argmax(means))]
         total += x[chosen]
         joined[chosen] += 1
     order = sorted(np.flatnonzero(joined).tolist(), key=lambda i: (-joined[i], i))
     return [(i, round(float(joined[i]) / ROUNDS, 6)) for i in order]
+
+
+def unlike(recording: Recording, scores: npt.NDArray[np.float32], most: int, least: float) -> list[int]:
+    """Places of up to `most` agents, the first of each kind: those whose log-likelihoods differ from those of every
+    earlier one by `DIFFERENT` nats a token or more."""
+    kept: list[tuple[int, F64]] = []
+    for i, own in enumerate(scores):
+        marks = likelihood(recording, own.astype(np.float64), least)
+        if all(np.abs(marks - other).mean() >= DIFFERENT for _, other in kept):
+            kept.append((i, marks))
+        if len(kept) == most:
+            break
+    return [i for i, _ in kept]

@@ -28,7 +28,7 @@ class Weights:
     repetition: float = 0.1
     distinct: float = 0.1
     trap: float = 1.0
-    length: float = 0.0002
+    length: float = 0.001
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -17,7 +17,7 @@ from ...errors import InputError
 from ..instructions import decode, encode
 from ..opcodes import Opcode
 from ..operands import Operand
-from ..program import Program
+from ..program import FP, Program
 
 MOST_GENES = 64
 """Longest program that evolution makes, in instructions."""
@@ -109,6 +109,14 @@ def spliced(genome: Genome, at: int, removed: int, added: Sequence[Gene]) -> Gen
 
     kept = [replace(g, target=moved(g.target)) for g in genome.genes]
     return replace(genome, genes=(*kept[:at], *added, *kept[at + removed :]))
+
+
+def pruned(genome: Genome) -> Genome:
+    """The genome without constants of registers that no instruction names."""
+    named = {(kind.bank, value) for g in genome.genes for kind, value in zip(g.op.operands, g.operands, strict=True)}
+    named |= {("R", FP) for g in genome.genes if g.op.group == "stack"}  # ENTER and LEAVE do not spell it
+    gp = {r: v for r, v in genome.gp.items() if ("R", r) in named}
+    return replace(genome, gp=gp, fp={r: v for r, v in genome.fp.items() if ("F", r) in named})
 
 
 def digest(program: Program) -> str:

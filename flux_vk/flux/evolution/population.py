@@ -12,7 +12,8 @@ import numpy as np
 
 from ...errors import InputError
 from ..program import Program
-from .breeding import ATTEMPTS, Breeding, Check, Individual, checked, child
+from ..verifier import check
+from .breeding import ATTEMPTS, Breeding, Individual, checked, child
 from .fitness import Fitness, Weights
 from .genome import digest
 from .mutation import random_genome
@@ -60,27 +61,25 @@ class Generation:
         return sorted((m for m in self.members if m.generation == self.number), key=lambda m: m.id)
 
 
-def first_generation(options: Options, seeds: Sequence[Program], score: Score, check: Check) -> Generation:
+def first_generation(options: Options, seeds: Sequence[Program], score: Score) -> Generation:
     """The seeds (checked, each once), then random programs. InputError for a seed that may not run on a GPU."""
     rng = _rng(options, 0)
     members: list[Individual] = []
     taken: set[str] = set()
     for program in seeds:
-        check(program)
+        check(program, "gpu")
         if digest(program) not in taken and len(members) < options.population:
             taken.add(digest(program))
             members.append(Individual(len(members), program, (), (f"seed {program.name}",), 0))
     while len(members) < options.population:
-        members.append(_random(rng, len(members), taken, check, members[0].program if members else None))
+        members.append(_random(rng, len(members), taken, members[0].program if members else None))
         taken.add(digest(members[-1].program))
     return _scored(0, members, score, len(members))
 
 
-def _random(
-    rng: np.random.Generator, number: int, taken: set[str], check: Check, fallback: Program | None
-) -> Individual:
+def _random(rng: np.random.Generator, number: int, taken: set[str], fallback: Program | None) -> Individual:
     for _ in range(ATTEMPTS):
-        program = checked(random_genome(rng), f"agent-{number}", check)
+        program = checked(random_genome(rng), f"agent-{number}")
         if program is not None and digest(program) not in taken:
             return Individual(number, program, (), ("random",), 0)
     if fallback is None:
@@ -88,7 +87,7 @@ def _random(
     return Individual(number, fallback, (0,), ("copy",), 0)
 
 
-def next_generation(options: Options, last: Generation, score: Score, check: Check) -> Generation:
+def next_generation(options: Options, last: Generation, score: Score) -> Generation:
     """The elite and children of all; the elite keep the numbers they have, which another run would give again.
 
     Random numbers come from the seed and the generation's number alone, so it does not matter where a run was stopped.
@@ -99,7 +98,7 @@ def next_generation(options: Options, last: Generation, score: Score, check: Che
     taken = {digest(m.program) for m in members}
     next_id = last.next_id
     while len(members) < options.population:
-        born = child(rng, last.members, options.breeding, next_id, number, taken, check)
+        born = child(rng, last.members, options.breeding, next_id, number, taken)
         taken.add(digest(born.program))
         members.append(born)
         next_id += 1
