@@ -90,7 +90,7 @@ def _write_trace(
                 token, logit, count, distance = p.cand[place]
                 candidates.append(
                     trace.TracedCandidate(
-                        int(token), WORDS[token], int(place), float(np.uint32(logit).view(np.float32)), int(count),
+                        int(token), f" {WORDS[token]}", int(place), float(np.uint32(logit).view(np.float32)), int(count),
                         int(np.uint32(distance).view(np.int32)), float(p.consensus[place]), float(p.consensus[place]),
                         tuple(float(x) for x in p.score[:, place]), tuple(float(x) for x in p.part[:, place]),
                     )
@@ -102,6 +102,6 @@ def _write_trace(
             word = int(p.cand[p.winner, 0])
             writer.token(
                 trace.TracedToken(
-                    index, int(p.row[4]), word, WORDS[word], int(p.row[0]), best, entropy, lse, votes, tuple(candidates)
+                    index, int(p.row[4]), word, f" {WORDS[word]}", int(p.row[0]), best, entropy, lse, votes, tuple(candidates)
                 )
             )
