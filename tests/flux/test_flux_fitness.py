@@ -64,9 +64,7 @@ def compare(
 @pytest.mark.parametrize("variant", ["lane", "default"])
 @pytest.mark.parametrize("wg", [16, 32, 64])
 @pytest.mark.parametrize(("rows", "most"), [(1, 1), (3, 7), (2, 31), (2, 33), (1, 100)])
-def test_random_programs(
-    device: Device, rng: np.random.Generator, rows: int, most: int, wg: int, variant: str
-) -> None:
+def test_random_programs(device: Device, rng: np.random.Generator, rows: int, most: int, wg: int, variant: str) -> None:
     programs: list[Program | None] = [random_program(rng, flavour=f) for f in ("", "floats", "stack", "loop")]
     found = compare(device, given(rng, rows, most), [*programs, None, IDENTITY], WG=wg, variant=variant, max_steps=200)
     assert (found["pick"][4] == NO_PICK).all() and (found["loglik"][4] == LEAST).all()

@@ -41,9 +41,7 @@ def write_summary(folder: Path, found: Mapping[str, Any]) -> None:
     write_whole(folder / "summary.json", json.dumps(found, indent=1) + "\n")
 
 
-def summary(
-    folder: Path, last: Generation, best: Sequence[float], found: Sequence[Winner], compared: Compared
-) -> str:
+def summary(folder: Path, last: Generation, best: Sequence[float], found: Sequence[Winner], compared: Compared) -> str:
     """For reading."""
     from flux_vk.flux import disassemble
 

@@ -53,7 +53,7 @@ def read_text(path: Path) -> str:
 
 
 def parts(wanted: Wanted) -> tuple[str, str]:
-    """(text to learn from, held-out text): two files, or the first three quarters of one, cut at a blank, and the rest."""
+    """(text to learn from, held-out text): two files, or three quarters of one, cut at a blank, and the rest."""
     text = read_text(wanted.text)
     if wanted.valid is not None:
         return text, read_text(wanted.valid)

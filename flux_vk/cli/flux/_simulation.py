@@ -1,4 +1,4 @@
-"""The text of `demo`: simulated logits over a toy vocabulary, and agents that vote on them, on a device or the reference VM.
+"""The text of `demo`: simulated logits over a toy vocabulary, and agents that vote on them, on a device or the host.
 
 The numbers are invented here; no model is behind them. Not for: printing (demo.py).
 """
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from flux_vk.gpu import Device
 
 WORDS = (
-    "the", "sea", "was", "and", "old", "ship", "slept", "under", "a", "pale", "moon", "while", "wind", "sang", "low", ".",
+    "the", "sea", "was", "and", "old", "ship", "slept", "under", "a", "pale", "moon", "while", "wind", "sang", "low",
+    ".",
 )  # fmt: skip
 U32 = npt.NDArray[np.uint32]
 Scores = Callable[[U32, U32], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], U32]]

@@ -57,9 +57,7 @@ def summarise(trace: Trace) -> TraceSummary:
     return TraceSummary(len(trace.tokens), len(voted), first, agents, agreement)
 
 
-def _agent(
-    trace: Trace, voted: Sequence[TracedToken], liked: Sequence[Sequence[int]], agent: int
-) -> AgentSummary:
+def _agent(trace: Trace, voted: Sequence[TracedToken], liked: Sequence[Sequence[int]], agent: int) -> AgentSummary:
     won = [i for i, t in enumerate(voted) if liked[i][agent] == t.id]
     alone = sum(list(liked[i]).count(liked[i][agent]) == 1 for i in won)
     facts = [t.agents[agent] for t in voted]

@@ -12,6 +12,7 @@ from flux_vk.cli.tables import aligned
 
 if TYPE_CHECKING:
     from flux_vk.flux import Program
+    from flux_vk.flux.trace import TracedToken
 
     from ._simulation import Position
 
@@ -74,8 +75,6 @@ def _rows(found: Sequence[Position]) -> list[list[str | int]]:
 def _write_trace(
     path: Path, programs: Sequence[Program], weights: Sequence[float], found: Sequence[Position], seed: int
 ) -> None:
-    import numpy as np
-
     from flux_vk.flux import trace
 
     from ._simulation import WORDS
@@ -84,24 +83,32 @@ def _write_trace(
         trace.TracedProgram(p.name, w, p.code, p.result, p.gp, p.fp) for p, w in zip(programs, weights, strict=True)
     )
     with trace.TraceWriter(path, trace.TraceHeader(agents, "", seed, "sum", len(WORDS), 0.0)) as writer:
-        for index, p in enumerate(found):
-            candidates = []
-            for place in np.lexsort((p.cand[:, 0], -p.consensus)):
-                token, logit, count, distance = p.cand[place]
-                candidates.append(
-                    trace.TracedCandidate(
-                        int(token), f" {WORDS[token]}", int(place), float(np.uint32(logit).view(np.float32)), int(count),
-                        int(np.uint32(distance).view(np.int32)), float(p.consensus[place]), float(p.consensus[place]),
-                        tuple(float(x) for x in p.score[:, place]), tuple(float(x) for x in p.part[:, place]),
-                    )
-                )  # fmt: skip
-            best, entropy, lse = (float(x) for x in p.row[1:4].view(np.float32))
-            votes = tuple(
-                trace.TracedAgent(w, 1.0, int(n), int(code)) for w, (n, code) in zip(weights, p.traps, strict=True)
-            )
-            word = int(p.cand[p.winner, 0])
-            writer.token(
-                trace.TracedToken(
-                    index, int(p.row[4]), word, f" {WORDS[word]}", int(p.row[0]), best, entropy, lse, votes, tuple(candidates)
-                )
-            )
+        for index, position in enumerate(found):
+            writer.token(_traced(index, position, weights))
+
+
+def _traced(index: int, p: Position, weights: Sequence[float]) -> TracedToken:
+    """A vote as the trace has it; here with all candidates, best consensus first."""
+    import numpy as np
+
+    from flux_vk.flux.trace import TracedAgent, TracedCandidate, TracedToken
+
+    from ._simulation import WORDS
+
+    logits = p.cand[:, 1].copy().view(np.float32)
+    distances = p.cand[:, 3].copy().view(np.int32)
+    candidates = tuple(
+        TracedCandidate(
+            id=int(p.cand[i, 0]), text=f" {WORDS[p.cand[i, 0]]}", rank=int(i), logit=float(logits[i]),
+            count=int(p.cand[i, 2]), distance=int(distances[i]), consensus=float(p.consensus[i]),
+            total=float(p.consensus[i]), score=tuple(map(float, p.score[:, i])),
+            contribution=tuple(map(float, p.part[:, i])),
+        )
+        for i in np.lexsort((p.cand[:, 0], -p.consensus))
+    )  # fmt: skip
+    best, entropy, lse = map(float, p.row[1:4].view(np.float32))
+    agents = tuple(TracedAgent(w, 1.0, int(n), int(code)) for w, (n, code) in zip(weights, p.traps, strict=True))
+    word = int(p.cand[p.winner, 0])
+    return TracedToken(
+        index, int(p.row[4]), word, f" {WORDS[word]}", int(p.row[0]), best, entropy, lse, agents, candidates
+    )

@@ -14,7 +14,7 @@ from flux_vk.errors import InputError
 if TYPE_CHECKING:
     from flux_vk.flux.evolution.population import Generation, Options
     from flux_vk.flux.evolution.recording import Recording
-    from flux_vk.flux.evolution.winners import HeldOut, Winner
+    from flux_vk.flux.evolution.winners import HeldOut
     from flux_vk.gpu import Device
 
 NAME = "evolve"
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             last, best = running.resume(args.out, options, score, args.generations, report)
         else:
             last, best = running.evolve(args.out, options, _seeds(), score, args.generations, report)
-    return _finish(args, device, trained, other, last, best)
+    return _finish(args, device, trained, other, last, best, options.seed)
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -158,11 +158,14 @@ def _seeds() -> list[Any]:
 
 
 def _finish(
-    args: argparse.Namespace, device: Device, trained: Recording, other: Recording, last: Generation, best: list[float]
-) -> int:
+    args: argparse.Namespace, device: Device, trained: Recording, other: Recording, last: Generation,
+    best: list[float], seed: int,
+) -> int:  # fmt: skip
     """Choose the swarm, compare it, write everything, print the summary."""
     from flux_vk.decode.swarm import Swarm
     from flux_vk.flux import DEFAULT_SWARM, stock
+    from flux_vk.flux.evolution.consensus import best_temperature
+    from flux_vk.flux.evolution.scoring import LEAST
     from flux_vk.flux.evolution.winners import held_out, winners, write_agents
 
     from ._evolve_report import as_json, summary, write_summary
@@ -176,16 +179,15 @@ def _finish(
         "stock": [(stock(name), weight) for name, weight in DEFAULT_SWARM],
         "evolved": [(w.program, w.weight) for w in found],
     }
+    temperature = best_temperature(trained, LEAST)
     compared: dict[str, dict[str, HeldOut]] = {
-        "trained on": held_out(device, trained, swarms), "held out": held_out(device, other, swarms),
-    }  # fmt: skip
+        "trained on": held_out(device, trained, swarms, temperature),
+        "held out": held_out(device, other, swarms, temperature),
+    }
     write_summary(args.out, as_json(last, best, found, compared))
     if args.plot:
         from ._pictures import fitness_picture
 
-        fitness_picture(args.out / "fitness.png", best, f"seed {args.seed or 0}, {trained.positions} positions")
+        fitness_picture(args.out / "fitness.png", best, f"seed {seed}, {trained.positions} positions")
     print(summary(args.out, last, best, found, compared))
     return 0
-
-
-__all__ = ["HELP", "NAME", "Winner", "add_arguments", "run"]

@@ -68,9 +68,17 @@ def _one(args: argparse.Namespace, trace: Trace, token: TracedToken, chosen: Tra
 def _token_text(trace: Trace, token: TracedToken, chosen: TracedCandidate, reruns: list[Rerun]) -> list[str]:
     names = [p.name for p in trace.programs(token.index)]
     head = f"token {token.index}, position {token.position}: {token.text!r} (id {token.id})"
-    facts = f"vote {trace.header.vote}, {token.n} candidates, entropy {token.entropy:.4g} nats, seed {trace.header.seed}"
-    model = f", model {trace.header.model}" if trace.header.model else ""
-    lines = [head, facts + model, "", _agents_table(trace, token), "", _candidates_table(names, token), ""]
+    h = trace.header
+    facts = f"vote {h.vote}, {token.n} candidates, entropy {token.entropy:.4g} nats, seed {h.seed}"
+    lines = [
+        head,
+        facts + (f", model {h.model}" if h.model else ""),
+        "",
+        _agents_table(trace, token),
+        "",
+        _candidates_table(names, token),
+        "",
+    ]
     if trace.header.vote in ("prob", "majority"):
         lines += ["total is a share of 1; the consensus is its natural logarithm", ""]
     for agent, found in enumerate(reruns):
@@ -97,12 +105,13 @@ def _trap_name(code: int) -> str:
 def _candidates_table(names: list[str], token: TracedToken) -> str:
     header = ["", "token", "id", "rank", "logit", "count", "distance"]
     header += [f"{name} {what}" for name in names for what in ("score", "adds")]
-    rows = []
+    rows: list[list[str | int]] = []
     for c in token.candidates:
         pairs = zip(c.score, c.contribution, strict=True)
         numbers = [f"{x:.4f}" for score, part in pairs for x in (score, part)]
         mark = "*" if c.id == token.id else ""
-        facts = [mark, repr(c.text), c.id, c.rank, f"{c.logit:.4f}", c.count, c.distance if c.distance > 0 else "never"]
+        place = c.distance if c.distance > 0 else "never"
+        facts: list[str | int] = [mark, repr(c.text), c.id, c.rank, f"{c.logit:.4f}", c.count, place]
         rows.append([*facts, *numbers, f"{c.total:.4f}", f"{c.consensus:.4f}"])
     return aligned([*header, "total", "consensus"], rows)
 
@@ -111,7 +120,7 @@ def _rerun_text(name: str, chosen: TracedCandidate, found: Rerun) -> list[str]:
     from flux_vk.flux import disassemble
     from flux_vk.flux.program import Trap
 
-    from .run import _trace as step_table
+    from .run import step_table
 
     registers = [f"R{i}={v}" for i, v in sorted({**found.program.gp, **found.gp}.items())]
     registers += [f"F{i}={v:.9g}" for i, v in sorted({**found.program.fp, **found.fp}.items())]
@@ -182,7 +191,8 @@ def _whole(args: argparse.Namespace, trace: Trace) -> int:
         return 0
     h = trace.header
     print("".join(t.text for t in trace.tokens) or "(no tokens)")
-    print(f"\n{found.tokens} tokens, {found.voted} voted on (vote {h.vote}, trust rate {h.trust_rate:g}, seed {h.seed})")
+    how = f"vote {h.vote}, trust rate {h.trust_rate:g}, seed {h.seed}"
+    print(f"\n{found.tokens} tokens, {found.voted} voted on ({how})")
     print(f"the consensus' first candidate was drawn {found.first} times")
     rows = [
         [a.name, f"{_share(a.won, found.voted)}", f"{a.alone}", f"{a.trust[0]:.4g} to {a.trust[1]:.4g}",

@@ -58,8 +58,8 @@ def _make(device: Device, rng: np.random.Generator) -> Prepared:
     few = slice(0, CHECKED)
 
     def checks() -> list[Check]:
-        found = flux_fitness(info[few], cand[few], programs, target[few], base[few])
-        return [(name, _first, want) for name, want in zip(("loglik", "pick", "traps"), found, strict=True)]
+        loglik, pick, traps = flux_fitness(info[few], cand[few], programs, target[few], base[few])
+        return [("loglik", _first, loglik), ("pick", _first, pick), ("traps", _first, traps)]
 
     steps = [run_candidate(p, info[0], cand[0, 0], 0, 0, GPU_STEPS)[2].steps for p in programs]
     work = float(np.mean(steps)) * POPULATION * POSITIONS * CANDIDATES

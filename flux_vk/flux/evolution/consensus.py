@@ -1,6 +1,6 @@
 """The likelihood of a text under votes, and which agents of a population vote best together.
 
-The formulas are those of the vote on the device (modes sum and prob), in float64. Not for: voting while generating.
+The formulas are those that the vote on the device is tested against, in float64. Not for: voting while generating.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ...gpu.reference.flux_votes import PROB, SUM, consensus_of, contributions
 from .recording import OUTSIDE, Recording
 
 F64 = npt.NDArray[np.float64]
-MODES = ("sum", "prob")
+MODES = {"sum": SUM, "prob": PROB}
 ROUNDS = 10
 DIFFERENT = 0.01
 
@@ -24,16 +25,14 @@ def softmax_log(x: F64) -> F64:
     return np.asarray(x - top - np.log(np.exp(x - top).sum(axis=-1, keepdims=True)), np.float64)
 
 
-def consensus(scores: npt.NDArray[np.float32], weights: Sequence[float], mode: str = "sum") -> F64:
-    """Consensus logits [T, C] of scores [P, T, C]. sum: the weighted sum of scores; prob: the logarithm of the weighted
-    mean of each agent's softmax."""
-    w = np.asarray(weights, np.float64)[:, None, None]
-    x = scores.astype(np.float64)
-    if mode == "sum":
-        inside = np.isfinite(x[0])
-        return np.where(inside, (w * np.where(inside, x, 0)).sum(axis=0), -np.inf)
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.log((w * np.exp(softmax_log(x))).sum(axis=0) / w.sum()), np.float64)
+def consensus(recording: Recording, scores: npt.NDArray[np.float32], weights: Sequence[float], mode: str) -> F64:
+    """Consensus logits [T, C] of scores [P, T, C]; minus infinity beyond a row's candidates. mode: one of MODES."""
+    e = np.asarray(weights, np.float64)
+    found = np.full(scores.shape[1:], -np.inf)
+    for t, n in enumerate(recording.row_info[:, 0].astype(np.int64)):
+        parts = contributions(MODES[mode], scores[:, t, :n].astype(np.float64), e, recording.cand[t, :n, 0])
+        found[t, :n] = consensus_of(MODES[mode], parts.sum(axis=0))
+    return found
 
 
 def likelihood(recording: Recording, logits: F64, least: float) -> F64:
@@ -81,3 +80,10 @@ def unlike(recording: Recording, scores: npt.NDArray[np.float32], most: int, lea
         if len(kept) == most:
             break
     return [i for i, _ in kept]
+
+
+def best_temperature(recording: Recording, least: float) -> float:
+    """The temperature, of 0.5 to 4 in steps of 2 %, at which the model's own logits make the text likeliest."""
+    logits = recording.logits.astype(np.float64)
+    tried = [0.5 * 1.02**i for i in range(106)]
+    return max(tried, key=lambda t: float(likelihood(recording, logits / t, least).mean()))

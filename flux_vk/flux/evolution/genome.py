@@ -27,7 +27,7 @@ MOST_BYTES = 256
 
 @dataclass(frozen=True)
 class Gene:
-    """An instruction. `target`: number of the gene that a direct jump leads to, where one behind the last is the end."""
+    """An instruction. `target`: number of the gene that a direct jump leads to; one behind the last is the end."""
 
     op: Opcode
     operands: tuple[int | bytes, ...] = ()

@@ -83,7 +83,7 @@ def _random(rng: np.random.Generator, number: int, taken: set[str], fallback: Pr
         if program is not None and digest(program) not in taken:
             return Individual(number, program, (), ("random",), 0)
     if fallback is None:
-        raise InputError(f"the verifier refused {ATTEMPTS} random programs in a row, and there is no seed to begin with")
+        raise InputError(f"the verifier refused {ATTEMPTS} random programs in a row, and there is no other program")
     return Individual(number, fallback, (0,), ("copy",), 0)
 
 

@@ -74,15 +74,20 @@ class HeldOut:
 
 
 def held_out(
-    device: Device, recording: Recording, swarms: Mapping[str, Sequence[tuple[Program, float]]]
+    device: Device, recording: Recording, swarms: Mapping[str, Sequence[tuple[Program, float]]], temperature: float
 ) -> dict[str, HeldOut]:
-    """A recorded text under the votes of swarms, by "NAME sum" and "NAME prob", and under the model alone ("model")."""
-    found = {"model": _summary(recording, recording.logits.astype(np.float64))}
+    """A recorded text under the votes of swarms, by "NAME sum" and "NAME prob"; under the model alone, "model", and,
+    since a temperature is the least that agents can learn, under its logits at that one, "model at T"."""
+    logits = recording.logits.astype(np.float64)
+    found = {
+        "model": _summary(recording, logits),
+        f"model at {temperature:.2f}": _summary(recording, logits / temperature),
+    }
     for name, swarm in swarms.items():
         own = scores(device, recording, [program for program, _ in swarm])
         for mode in consensus.MODES:
-            logits = consensus.consensus(own, [weight for _, weight in swarm], mode)
-            found[f"{name} {mode}"] = _summary(recording, logits)
+            votes = consensus.consensus(recording, own, [weight for _, weight in swarm], mode)
+            found[f"{name} {mode}"] = _summary(recording, votes)
     return found
 
 
