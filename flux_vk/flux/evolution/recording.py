@@ -96,6 +96,7 @@ def windows(tokens: int, length: int, positions: int) -> list[Window]:
     if tokens < 16:
         raise InputError(f"the text has {tokens} tokens in this part, expected at least 16; give a longer text")
     step = max(length // 2, 1)
+    length = 2 * step
     starts = list(range(0, max(tokens - step, 1), step))
     wanted = min(len(starts), -(-positions // step))
     chosen = sorted({round(x) for x in np.linspace(0, len(starts) - 1, wanted)})
