@@ -15,6 +15,7 @@ from flux_vk.cli.flux._trace_summary import summarise
 from flux_vk.flux import assemble_program, stock
 from flux_vk.flux.reference import entry_registers
 from flux_vk.flux.trace import Replacement, TracedProgram, TracedToken, TraceWriter, read_trace
+from flux_vk.run import main as run_model
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_one_token(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert out.startswith(f"token 17, position 17: {token.text!r} (id {token.id})")
     chosen = token.chosen
     assert chosen is not None
-    for name, weight in (("conservative", "0.5"), ("creative", "0.3"), ("penalty", "0.2")):
+    for name in ("conservative", "creative", "penalty"):
         assert f"== {name}" in out and f'.name "{name}"' in out
     (line,) = [line for line in out.splitlines() if line.startswith("* ")]
     for number in (*chosen.score, *chosen.contribution, chosen.total):
@@ -65,6 +66,23 @@ def test_registers_on_entry_are_those_of_the_device(trace: Path) -> None:
             cand = np.array([c.id, logit, c.count, c.distance & 0xFFFFFFFF], np.uint32)
             assert entry(found, token, c, agent).registers() == entry_registers(row, cand, c.rank, agent)
             assert rerun(found, token, c, agent).verdict == EXACT
+
+
+def test_a_real_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Agents that voted on the demo model's tokens, one of them by its random bits, run again with the same scores."""
+    random = tmp_path / "random.flx"
+    random.write_text("ISHR R10, R10, R8\nIADD R0, R0, R10\nHALT\n.const R8 12\n")
+    path = tmp_path / "real.jsonl"
+    agents = ("--agent", "default", "--agent", f"{random}:0.2", "--trust-rate", "0.2")
+    assert run_model(["-p", "It was in July", "-n", "8", "--seed", "5", "-q", *agents, "--trace", str(path)]) == 0
+    found = read_trace(path)
+    assert len(found.tokens) == 8 and len(found.header.agents) == 4
+    for token in found.tokens:
+        for c in token.candidates:
+            assert all(rerun(found, token, c, agent).verdict != DIFFERS for agent in range(4))
+    capsys.readouterr()
+    assert main(["explain", str(path), "--at", "7"]) == 0
+    assert "== random" in capsys.readouterr().out
 
 
 def test_a_score_that_is_not_the_agents(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:

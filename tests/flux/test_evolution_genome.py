@@ -119,7 +119,7 @@ def test_each_operator_makes_legal_programs(rng: np.random.Generator, name: str)
 
 
 def test_long_lines_of_descent_stay_legal(rng: np.random.Generator) -> None:
-    """Thousands of changes one after the other, with crossover; every child verifies and reads back from its listing."""
+    """Thousands of changes one after the other, with crossover; every child verifies and reads back as listed."""
     genome = from_program(stock("min_p"))
     other = from_program(stock("repetition_window"))
     names = set()

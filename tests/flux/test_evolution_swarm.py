@@ -24,7 +24,9 @@ from flux_vk.gpu import Device
 IDENTITY = assemble_program(".name identity\n.result F0\nHALT")
 
 
-def text(rng: np.random.Generator, rows: int = 40, vocab: int = 60, candidates: int = 16, sharp: float = 2.0) -> Recording:
+def text(
+    rng: np.random.Generator, rows: int = 40, vocab: int = 60, candidates: int = 16, sharp: float = 2.0
+) -> Recording:
     """Tokens drawn from a distribution of which the recorded logits are `sharp` times as sure."""
     recorder = Recorder(candidates, 5)
     for _ in range(2):
@@ -118,7 +120,8 @@ def test_winners_beat_what_they_come_from(device: Device, rng: np.random.Generat
     halved = assemble_program(".name half\n.result F0\n.const F8 0.5\nFMUL F0, F0, F8\nHALT")
     programs = [halved, IDENTITY, stock("conservative")]
     fitness = Scorer(device, known, 3).fitness(programs, Weights())
-    members = tuple(Individual(i, p, (), ("seed",), 0, f) for i, (p, f) in enumerate(zip(programs, fitness, strict=True)))
+    pairs = enumerate(zip(programs, fitness, strict=True))
+    members = [Individual(i, p, (), ("seed",), 0, f) for i, (p, f) in pairs]
     last = Generation(0, tuple(sorted(members, key=lambda m: m.order)), 3)
     found = winners(device, known, last, 2)
     assert found[0].program.name == "evolved-1" and digest(found[0].program) == digest(halved)

@@ -52,7 +52,7 @@ def summary(folder: Path, last: Generation, best: Sequence[float], found: Sequen
         f"best agent {last.best.id}: log-likelihood {fitness.loglik:.4f}, repetition {fitness.repetition:.3f}, "
         f"distinct-2 {fitness.distinct:.3f}, traps {fitness.traps:.3f}, {fitness.length} instructions",
         disassemble(last.best.program),
-        "evolved swarm, as run --agent takes it:",
+        f"evolved swarm: run --swarm {folder / 'swarm.json'}, or agent by agent:",
         *(f"  --agent {folder / w.program.name}.flx:{w.weight:g}" for w in found),
         "",
         comparison(compared),
