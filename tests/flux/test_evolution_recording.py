@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flux_vk.errors import InputError
+from flux_vk.errors import FluxError, InputError
 from flux_vk.flux.evolution.consensus import likelihood
 from flux_vk.flux.evolution.recording import (
     OUTSIDE,
@@ -99,6 +99,16 @@ def test_stretches_name_the_first_scored_token() -> None:
         assert context == tokens[context[0] - 100 : context[0] - 100 + len(context)] and 1 <= first < len(context)
     with pytest.raises(InputError, match="15 tokens"):
         list(stretches(tokens[:15], 20, 30))
+
+
+def test_logits_that_are_no_numbers_are_refused() -> None:
+    for bad in (np.nan, np.inf, -np.inf):
+        logits = np.zeros((2, 5), np.float32)
+        logits[1, 3] = bad
+        with pytest.raises(FluxError, match="finite"):
+            Recorder(4, 0).add([1, 2, 3], 1, logits)
+    with pytest.raises(InputError, match="nothing was recorded"):
+        Recorder(4, 0).finish({})
 
 
 def test_files(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -22,6 +22,8 @@ CONTEXT = 512
 HELD_OUT = 0.25
 """Share of the text that is held out where no other text is named."""
 MOST_TEXT = 64 << 20
+READ = 1280
+"""Characters that are read for each position asked for: a text is not tokenized whole for a few of its tokens."""
 
 Tell = Callable[[int, int], None]
 
@@ -67,8 +69,7 @@ def record(model: Model, text: str, wanted: Wanted, tell: Tell, about: dict[str,
     """The model's best candidates at positions spread over a text. Raises InputError for a text that is too short."""
     from flux_vk.flux.evolution.recording import Recorder, stretches
 
-    characters = max(wanted.positions, 16) * 64  # a tokenizer's longest pieces are shorter than that
-    ids = model.tokenizer.encode(text if len(text) < 20 * characters else text[: 20 * characters], add_special=True)
+    ids = model.tokenizer.encode(text[: wanted.positions * READ], add_special=True)
     recorder = Recorder(wanted.candidates, wanted.seed)
     pieces = list(stretches(ids, min(model.context, CONTEXT), wanted.positions))
     for done, (context, first) in enumerate(pieces):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import InputError
+from ...errors import FluxError, InputError
 
 U32 = npt.NDArray[np.uint32]
 OUTSIDE = 0xFFFFFFFF
@@ -122,6 +122,8 @@ class Recorder:
     def add(self, context: Sequence[int], first: int, logits: npt.NDArray[np.float32]) -> None:
         """One stretch: `context` are all its tokens from position 0 on, `logits` [n, V] those after context[first - 1],
         context[first] ...; row i predicts context[first + i]."""
+        if not np.isfinite(logits).all():
+            raise FluxError("the model gave logits that are no finite numbers; nothing can be learnt from them")
         rows = [self._row(context, first + i, row) for i, row in enumerate(logits)]
         info, cand, target, base = (np.stack(part) for part in zip(*rows, strict=True))
         self._parts.append((info, cand, target, base))
