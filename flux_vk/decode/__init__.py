@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .breakers import Breakers as Breakers
+    from .breakers import find_breakers as find_breakers
     from .drawing import Drawing as Drawing
     from .params import SamplingParams as SamplingParams
     from .sampling import add_sampling as add_sampling
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from .state import SamplerState as SamplerState
 
 _HOMES = {
-    "Drawing": "drawing", "SamplingParams": "params", "SamplerState": "state", "Logprobs": "state",
+    "Breakers": "breakers", "find_breakers": "breakers", "Drawing": "drawing", "SamplingParams": "params", "SamplerState": "state", "Logprobs": "state",
     "add_sampling": "sampling",
 }  # fmt: skip
 __all__ = sorted(_HOMES)

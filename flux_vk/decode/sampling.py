@@ -1,4 +1,4 @@
-"""Appends sampling to a chain: six kernels turn logits into tokens, with nothing for the CPU to decide.
+"""Appends sampling to a chain: six to eight kernels turn logits into tokens, with nothing for the CPU to decide.
 
 Not for: models (they write the logits) or sequences (the engine fills row_slot and row_pos).
 """
@@ -40,7 +40,7 @@ def add_sampling(
     row to row; a row whose slot is not below `state.slots` is left out), row_pos u32[M], position of the row's token:
     the new one stands at row_pos + 1.
     Writes slot_token, slot_pos, history, ring and, for slots that ask, log-probabilities. drawing: what the slots of
-    these rows ask for at most; kernels that none of them needs are left out. `exact=True` turns the short list off:
+    these rows ask for at most; kernels that none of them needs are left out. `exact=True` turns the short lists off:
     every row goes by the selection over the whole vocabulary, with the same tokens.
     """
     if logits.shape[1:] != (state.vocab,):
@@ -88,6 +88,12 @@ def _add_rows(
         logits=logits, row_slot=row_slot, params=s.params, bias_id=s.bias_id, bias=s.bias, history=s.history,
         hist_count=s.hist_count, saved=saved, maxima=maxima if found else None,
     )  # fmt: skip
+    changes = chain.scratch((rows, 2, s.history_size + 1, 2), "u32") if drawing.complete else None
+    if changes is not None:
+        chain.sample_repeats(
+            logits=logits, row_slot=row_slot, order=s.order, breaker_bits=s.breaker_bits, breakers=s.breakers,
+            history=s.history, hist_count=s.hist_count, changes=changes,
+        )  # fmt: skip
     if not found:
         chain.sample_stats(logits=logits, row_slot=row_slot, params=s.params, maxima=maxima)
     if by_mass:
@@ -98,6 +104,11 @@ def _add_rows(
         logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, maxima=maxima, picked=picked,
         mass=mass if by_mass else None, exact=int(exact), WG=_pick_width(chain),
     )  # fmt: skip
+    if changes is not None:
+        chain.sample_ordered(
+            logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, order=s.order, maxima=maxima,
+            changes=changes, carry=s.carry_ring, picked=picked, exact=int(exact), WG=_pick_width(chain),
+        )  # fmt: skip
     results = {"top": top} if top is not None else {}
     chain.sample_commit(
         logits=model_logits, row_slot=row_slot, row_pos=row_pos, params=s.params, saved=saved, picked=picked,
@@ -110,7 +121,11 @@ def _work_logits(
     chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing
 ) -> Buffer:
     """The logits that samplers change: the model's own, which sample_commit puts right again, or others in scratch."""
-    return logits
+    if not drawing.complete:
+        return logits
+    work = chain.scratch(logits.shape)
+    chain.copy(src=logits, dst=work)
+    return work
 
 
 def _zeroed(chain: Chain, rows: int, blocks: int) -> tuple[Buffer, Buffer, Buffer]:

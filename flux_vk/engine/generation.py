@@ -9,7 +9,8 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
-from ..decode import SamplingParams
+from ..decode import SamplingParams, find_breakers
+from ..decode.state import check_history
 from ..errors import ContextFull, InputError
 from .loop import Loop
 from .stops import StopText
@@ -133,7 +134,9 @@ def make_stream(
             f"{model.config.context_length}), or allow the context to shift"
         )
     wanted = NO_LIMIT if max_tokens is None else max_tokens
-    return Stream(model.tokenizer, ids, params, wanted, StopText(stop), progress, wake=runner.slots.wake)
+    breakers = find_breakers(model.tokenizer, params.dry_sequence_breakers) if params.dry else None
+    wake = runner.slots.wake
+    return Stream(model.tokenizer, ids, params, wanted, StopText(stop), progress, wake=wake, breakers=breakers)
 
 
 def _check_params(params: SamplingParams, vocab: int, history: int) -> None:
@@ -141,5 +144,4 @@ def _check_params(params: SamplingParams, vocab: int, history: int) -> None:
     outside = [t for t in params.logit_bias if t >= vocab]
     if outside:
         raise InputError(f"logit_bias names token {outside[0]}; expected ids below {vocab}")
-    if params.penalised and params.repeat_last_n > history:
-        raise InputError(f"repeat_last_n is {params.repeat_last_n}; expected at most {history} here")
+    check_history(params, history)

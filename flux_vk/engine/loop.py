@@ -193,7 +193,7 @@ class Loop:
             stream.begun, stream.prefilled = time.perf_counter(), 0
         with self.runner.lock:
             done = sequence.keep_prefix(ids)
-        self.runner.set_sampling(sequence, stream.params, ids)
+        self.runner.set_sampling(sequence, stream.params, ids, stream.carry, stream.breakers)
         return sequence, ids, done
 
     def _start(self) -> None:
@@ -252,6 +252,8 @@ class Loop:
         assert sequence is not None
         position = sequence.length
         token = sampler.token(sequence.slot, position)
+        if stream.params.carries:
+            stream.carry = sampler.carry(sequence.slot, position)
         shown = stream.take(token, self.runner.limits, position, now)
         if not stream.logprobs:
             return Token(token, shown)

@@ -13,7 +13,10 @@ from ..decode.drawing import Drawing
 from .stops import StopText
 
 if TYPE_CHECKING:
-    from ..decode import SamplingParams
+    import numpy as np
+    import numpy.typing as npt
+
+    from ..decode import Breakers, SamplingParams
     from ..text import StreamDecoder, Tokenizer
     from .buffers import Limits
     from .sequence import Sequence
@@ -59,12 +62,14 @@ class Stream:
     last: float = 0.0
     prefilled: int = 0
     index: int = 0  # among those of a Many
+    breakers: Breakers | None = None  # of DRY
+    carry: npt.NDArray[np.float32] | None = None  # what its sampler goes on with behind the newest token
     _decoder: StreamDecoder | None = None
 
     @property
     def drawing(self) -> Drawing:
         """What its sampling needs of a chain."""
-        return Drawing(logprobs=self.logprobs)
+        return Drawing(logprobs=self.logprobs, complete=self.params.complete)
 
     @property
     def logprobs(self) -> bool:

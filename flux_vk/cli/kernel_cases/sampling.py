@@ -11,7 +11,8 @@ import numpy as np
 from flux_vk.cli.bench_cases import MAX_ELEMENTS, Array, Case, Check, Prepared, Sizes, dispatch, same
 from flux_vk.decode import SamplingParams
 from flux_vk.decode.params import MAX_BIAS
-from flux_vk.decode.state import TOP_WORDS, pack_params
+from flux_vk.decode.state import TOP_WORDS
+from flux_vk.decode.words import pack_params
 from flux_vk.gpu import Chain, kernels
 from flux_vk.gpu.reference import reference
 
