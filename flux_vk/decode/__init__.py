@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .state import SamplerState as SamplerState
 
 _HOMES = {
-    "Breakers": "breakers", "find_breakers": "breakers", "Drawing": "drawing", "SamplingParams": "params", "SamplerState": "state", "Logprobs": "state",
-    "add_sampling": "sampling",
+    "Breakers": "breakers", "find_breakers": "breakers", "Drawing": "drawing", "SamplingParams": "params",
+    "SamplerState": "state", "Logprobs": "state", "add_sampling": "sampling",
 }  # fmt: skip
 __all__ = sorted(_HOMES)
 

@@ -62,6 +62,14 @@ def _pick_width(chain: Chain) -> int:
     return 64 if chain.device.family == "cpu" else 256
 
 
+def ordered_width(family: str, vocab: int) -> int:
+    """Threads of sample_ordered. Barriers between few cost little on a CPU driver, but Mesa's ends every loop once an
+    invocation has gone through 65,535 iterations: at these widths no order of samplers comes near it."""
+    if family != "cpu":
+        return 256
+    return next((width for width in (8, 16, 32) if vocab <= 2048 * width), 64)
+
+
 def _add_rows(
     chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing, exact: bool
 ) -> None:
@@ -92,7 +100,7 @@ def _add_rows(
     if changes is not None:
         chain.sample_repeats(
             logits=logits, row_slot=row_slot, order=s.order, breaker_bits=s.breaker_bits, breakers=s.breakers,
-            history=s.history, hist_count=s.hist_count, changes=changes,
+            history=s.history, hist_count=s.hist_count, changes=changes, WG=128 if s.history_size <= 1024 else 256,
         )  # fmt: skip
     if not found:
         chain.sample_stats(logits=logits, row_slot=row_slot, params=s.params, maxima=maxima)
@@ -107,7 +115,8 @@ def _add_rows(
     if changes is not None:
         chain.sample_ordered(
             logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, order=s.order, maxima=maxima,
-            changes=changes, carry=s.carry_ring, picked=picked, exact=int(exact), WG=_pick_width(chain),
+            changes=changes, carry=s.carry_ring, picked=picked, exact=int(exact),
+            WG=ordered_width(chain.device.family, s.vocab),
         )  # fmt: skip
     results = {"top": top} if top is not None else {}
     chain.sample_commit(

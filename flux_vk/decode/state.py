@@ -36,8 +36,8 @@ class SamplerState:
     """Per-slot sampling state for `slots` sequences over a vocabulary of `vocab` tokens (at most 262144).
 
     history: tokens remembered per slot for penalties and DRY (at most 2048). ring: tokens the host may lag behind; the
-    token at position p stands in `ring[slot, p % ring]`, what mirostat or adaptive-p go on with in `carry_ring`. Other rooms read `slot_token` and `slot_pos`, u32[slots]: the
-    newest token of a slot and its position.
+    token at position p stands in `ring[slot, p % ring]`, what mirostat or adaptive-p go on with in `carry_ring`.
+    Other rooms read `slot_token` and `slot_pos`, u32[slots]: the newest token of a slot and its position.
     """
 
     def __init__(self, dev: BaseDevice, slots: int, vocab: int, history: int = 1024, ring: int = 256) -> None:
@@ -72,8 +72,8 @@ class SamplerState:
     def buffers(self) -> tuple[Buffer, ...]:
         """All buffers, for memory reports."""
         return (
-            self.params, self.order, self.breaker_bits, self.breakers, self.bias_id, self.bias, self.history, self.hist_count,
-            self.slot_token, self.slot_pos, self.ring, self.lp_ring, self.carry_ring, self.status,
+            self.params, self.order, self.breaker_bits, self.breakers, self.bias_id, self.bias, self.history,
+            self.hist_count, self.slot_token, self.slot_pos, self.ring, self.lp_ring, self.carry_ring, self.status,
         )  # fmt: skip
 
     def set_slot(

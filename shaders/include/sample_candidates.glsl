@@ -3,6 +3,8 @@
 // of them are a sorted list in shared memory, where a filter is a new first or last; more are bounds on the row itself.
 // Temperature is only remembered: a candidate's logit is its value times sel_inv_temp.
 // Expects what sample_collect.glsl does.
+// Mesa's CPU drivers end all loops of an invocation after 65,535 iterations together, hence the inner loops of a fixed
+// length, which are unrolled, and the number of threads that add_sampling chooses.
 
 #include "sample_collect.glsl"
 
@@ -21,7 +23,6 @@ float own_total;            // and the sum of masses
 #define OWN_WEIGHTS
 #include "sample_select.glsl"
 
-const uint PER = CAP / WG;
 const uint LANES = 256u;    // of sums of floats, whatever the workgroup's size
 shared float s_sum0[LANES];
 shared float s_sum1[LANES];
@@ -114,29 +115,26 @@ bool better(uint a_key, uint a_id, uint b_key, uint b_id) {
 void sort_list(uint n) {
     uint tid = gl_LocalInvocationIndex, kept = 0u;
     barrier();
-    for (uint i = tid; i < n; i += WG) {
-        bool in_range = s_key[i] != 0u && inside(s_key[i], s_id[i]);
+    uint end = (n + 7u) / 8u * 8u;
+    for (uint i = tid; i < end; i += WG) {
+        bool in_range = i < n && s_key[i] != 0u && inside(s_key[i], s_id[i]);
         if (!in_range) s_key[i] = 0u;
         kept += in_range ? 1u : 0u;
     }
     kept = wg_add(kept);
-    uint key[PER];
-    uint id[PER];
-    uint rank[PER];
-    for (uint c = 0u; c < PER; c++) {
-        uint i = c * WG + tid;
-        key[c] = 0u;
-        if (c * WG >= n) continue;
-        key[c] = i < n ? s_key[i] : 0u;
-        id[c] = i < n ? s_id[i] : 0u;
-        rank[c] = 0u;
-        for (uint j = 0u; j < n; j++) rank[c] += s_key[j] != 0u && better(s_key[j], s_id[j], key[c], id[c]) ? 1u : 0u;
+    for (uint i = tid; i < n; i += WG) {
+        uint key = s_key[i], id = s_id[i], rank = 0u;
+        if (key == 0u) continue;
+        for (uint j = 0u; j < end; j += 8u) {
+            for (uint c = 0u; c < 8u; c++) rank += better(s_key[j + c], s_id[j + c], key, id) ? 1u : 0u;
+        }
+        s_hi[rank] = key;
+        s_lo[rank] = id;
     }
     barrier();
-    for (uint c = 0u; c < PER; c++) {
-        if (key[c] == 0u) continue;
-        s_key[rank[c]] = key[c];
-        s_id[rank[c]] = id[c];
+    for (uint i = tid; i < kept; i += WG) {
+        s_key[i] = s_hi[i];
+        s_id[i] = s_lo[i];
     }
     barrier();
     listed = true;
@@ -155,12 +153,12 @@ uvec2 list_masses(uint mode) {
         s_lo[i] = w.y;
     }
     barrier();
-    if (tid < end / 32u) {
+    for (uint g = tid; g < end / 32u; g += WG) {
         uvec2 parts = uvec2(0u);
-        for (uint i = 32u * tid; i < 32u * tid + 32u; i++) parts += uvec2(s_hi[i], s_lo[i]);
+        for (uint i = 32u * g; i < 32u * g + 32u; i++) parts += uvec2(s_hi[i], s_lo[i]);
         uvec2 sum = parts64(parts);
-        s_bin_lo[tid] = sum.x;
-        s_bin_hi[tid] = sum.y;
+        s_bin_lo[g] = sum.x;
+        s_bin_hi[g] = sum.y;
     }
     barrier();
     uvec2 total = uvec2(0u);
@@ -202,7 +200,9 @@ uint list_draw(uvec2 total, uvec2 draw) {
     for (uint i = first + gl_LocalInvocationIndex; i < last; i += WG) {
         uvec2 w = uvec2(s_hi[i], s_lo[i]), before = uvec2(0u);
         if ((w.x | w.y) == 0u) continue;
-        for (uint j = first; j < last; j++) before += (s_id[j] < s_id[i] ? 1u : 0u) * uvec2(s_hi[j], s_lo[j]);
+        for (uint j = 0u; j < last; j += 8u) {      // there is no mass in front of the first and behind the last
+            for (uint c = 0u; c < 8u; c++) before += (s_id[j + c] < s_id[i] ? 1u : 0u) * uvec2(s_hi[j + c], s_lo[j + c]);
+        }
         if (!less64(r, parts64(before)) && less64(r, parts64(before + w))) s_bound0 = i;
     }
     barrier();

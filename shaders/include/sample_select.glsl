@@ -86,11 +86,11 @@ void tally(uint mode, uint row, uint shift, uint prefix, bool first) {
 uvec2 sum_bins() {
     uint tid = gl_LocalInvocationIndex;
     barrier();
-    if (tid < 16u) {
+    for (uint g = tid; g < 16u; g += WG) {
         uvec2 sum = uvec2(0u);
-        for (uint b = 16u * tid; b < 16u * tid + 16u; b++) sum = add64(sum, uvec2(s_bin_lo[b], s_bin_hi[b]));
-        s_lo[tid] = sum.x;
-        s_hi[tid] = sum.y;
+        for (uint b = 16u * g; b < 16u * g + 16u; b++) sum = add64(sum, uvec2(s_bin_lo[b], s_bin_hi[b]));
+        s_lo[g] = sum.x;
+        s_hi[g] = sum.y;
     }
     barrier();
     uvec2 total = uvec2(0u);

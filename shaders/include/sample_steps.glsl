@@ -227,13 +227,11 @@ void list_change(uint row, uint list, uint n, uint from, uint at) {
     barrier();
     for (uint i = gl_LocalInvocationIndex; i < end; i += WG) {
         precise float x = value_of(s_key[i]) * sel_inv_temp;
-        for (uint c = 0u; c < n; c++) {
-            uvec2 change = changes[from + c];
-            if (change.x == s_id[i]) {
-                x = changed(x, list, change.y, at);
-                break;
-            }
+        uint found = 0u;
+        for (uint c = 0u; c < n; c += 8u) {
+            for (uint j = c; j < c + 8u; j++) found = changes[from + min(j, n - 1u)].x == s_id[i] ? min(j, n - 1u) + 1u : found;
         }
+        if (found > 0u) x = changed(x, list, changes[from + found - 1u].y, at);
         s_key[i] = i < first ? 0u : max(key_of(x), KEY_NEG_INF + 1u);
     }
     hi_key = 0xFFFFFFFFu;
@@ -247,11 +245,13 @@ void list_change(uint row, uint list, uint n, uint from, uint at) {
 // The row itself takes the logits as they are by now, with -inf for what was left out.
 void row_write(uint row) {
     if (hi_key == 0xFFFFFFFFu && cut_key == KEY_NEG_INF + 1u && sel_inv_temp == 1.0) return;
-    for (uint i = gl_LocalInvocationIndex; i < p.V; i += WG) {
-        float x = logits[row * p.V + i];
-        uint key = key_of(x);
-        precise float scaled = value_of(key) * sel_inv_temp;
-        logits[row * p.V + i] = inside(key, i) ? scaled : value_of(KEY_NEG_INF);
+    for (uint i = gl_LocalInvocationIndex; i < (p.V + 3u) / 4u; i += WG) {
+        uvec4 keys = load_keys(row, i);
+        for (uint c = 0u; c < 4u; c++) {
+            if (keys[c] == 0u) continue;
+            precise float scaled = value_of(keys[c]) * sel_inv_temp;
+            logits[row * p.V + 4u * i + c] = inside(keys[c], 4u * i + c) ? scaled : value_of(KEY_NEG_INF);
+        }
     }
     memoryBarrierBuffer();
     barrier();

@@ -22,8 +22,8 @@ EDGE = 2.0**-20  # what rounding is allowed where a sum is compared with top_p o
 
 @dataclass(frozen=True)
 class Candidates:
-    """ids and logits of what is left, best first. size: how many llama.cpp would count, with those that top-n-sigma made
-    impossible and did not remove.
+    """ids and logits of what is left, best first. size: how many llama.cpp would count, with those that top-n-sigma
+    made impossible and did not remove.
     """
 
     ids: I64
@@ -49,7 +49,8 @@ class Candidates:
 
 def candidates(logits: npt.ArrayLike) -> Candidates:
     """All tokens with a finite logit; plus infinity counts as the largest finite number."""
-    x = np.nan_to_num(np.asarray(logits, np.float64), nan=-np.inf, posinf=float(np.finfo(np.float32).max), neginf=-np.inf)
+    largest = float(np.finfo(np.float32).max)
+    x = np.nan_to_num(np.asarray(logits, np.float64), nan=-np.inf, posinf=largest, neginf=-np.inf)
     return _ordered(np.arange(len(x)), x, len(x))
 
 
@@ -82,8 +83,8 @@ def top_n_sigma(c: Candidates, n: float) -> Candidates:
 def typical(c: Candidates, p: float) -> Candidates:
     """Those whose surprise is nearest to the entropy until their probability passes p (Meister et al. 2022).
 
-    The distance |-ln p_i - H| is that of the logit to the mean logit. Among equal distances: above the mean all that are
-    equal, then below it.
+    The distance |-ln p_i - H| is that of the logit to the mean logit. Among equal distances: above the mean all that
+    are equal, then below it.
     """
     t = c.x - c.x[0]
     mean = float((c.p * t).sum())
@@ -99,10 +100,13 @@ def typical(c: Candidates, p: float) -> Candidates:
 
 
 def xtc(c: Candidates, threshold: float) -> Candidates:
-    """Without those that are at least as likely as the threshold, but for the last of them; where the dice say so."""
+    """Without those that are at least as likely as the threshold, but for the last of them.
+
+    Tokens below 2^-40 of the best one's probability do not count, as they are never drawn.
+    """
     if c.size < 2 or threshold > 0.5:
         return c
-    dropped = max(int((c.p >= max(threshold - EDGE, 1e-12)).sum()) - 1, 0)
+    dropped = max(int(((c.p >= threshold - EDGE) & (c.x - c.x[0] >= -40 * math.log(2))).sum()) - 1, 0)
     return c.kept(np.arange(len(c.ids)) >= dropped, c.size - dropped)
 
 

@@ -1,12 +1,10 @@
-"""References of the kernels of complete chains, by name: the words of a slot's order, read and done with samplers.py."""
+"""References of the kernels of complete chains, by name: a slot's order is read and done with samplers.py."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from . import samplers as do
 from .sampling import F32, U32, draw_bits, philox4x32_10
@@ -107,9 +105,7 @@ def xtc_happens(seed: int, position: int, chance: int) -> bool:
     return chance == _OFF or bits < chance
 
 
-def law_of(
-    c: do.Candidates, words: U32, before: F32, vocab: int
-) -> tuple[do.F64, do.I64, do.F64]:
+def law_of(c: do.Candidates, words: U32, before: F32, vocab: int) -> tuple[do.F64, do.I64, do.F64]:
     """Probabilities that the token is drawn with, the tokens, and their probabilities for adaptive-p's memory."""
     floats = words.view(np.float32)
     if words[0] == 2:
@@ -141,15 +137,9 @@ def _carried(words: U32, before: F32, drawn: float, p: float) -> F32:
 def change_words(changes: Changes, history: int) -> U32:
     """u32[M, 2, H + 1, 2]: what sample_repeats writes for these, in any order; the rest is 0."""
     words = np.zeros((len(changes), 2, history + 1, 2), np.uint32)
-    for row, lists in zip(words, changes, strict=True):
-        for part, found in zip(row, lists, strict=True):
-            part[0, 0] = len(found)
-            part[1 : 1 + len(found), 0] = list(found)
-            part[1 : 1 + len(found), 1] = _bits(found)
+    for row, (counts, less) in zip(words, changes, strict=True):
+        row[:, 0, 0] = len(counts), len(less)
+        row[0, 1 : 1 + len(counts)] = list(counts.items()) or np.zeros((0, 2))
+        row[1, 1 : 1 + len(less), 0] = list(less)
+        row[1, 1 : 1 + len(less), 1] = np.array(list(less.values()), np.float32).view(np.uint32)
     return words
-
-
-def _bits(found: Mapping[int, float]) -> npt.NDArray[np.uint32]:
-    values = list(found.values())
-    exact = all(isinstance(v, int) for v in values)
-    return np.array(values, np.uint32) if exact else np.array(values, np.float32).view(np.uint32)
