@@ -20,6 +20,7 @@ LETTERS = {
     "penalties": "e", "dry": "d", "top_n_sigma": "s", "top_k": "k", "typ_p": "y", "top_p": "p", "min_p": "m",
     "xtc": "x", "temperature": "t", "adaptive_p": "a",
 }  # fmt: skip
+_BY_LETTER = {letter: name for name, letter in LETTERS.items()}
 _ALIASES = {
     "top-n-sigma": "top_n_sigma", "top-k": "top_k", "typical": "typ_p", "typical_p": "typ_p", "typical-p": "typ_p",
     "typ-p": "typ_p", "typ": "typ_p", "top-p": "top_p", "nucleus": "top_p", "min-p": "min_p", "temp": "temperature",
@@ -37,7 +38,7 @@ def sampler_names(value: str | Sequence[str] | None) -> tuple[str, ...]:
         return (*DEFAULT_ORDER, "adaptive_p")
     names = []
     for word in _words(value):
-        name = _ALIASES.get(word, word)
+        name = _ALIASES.get(word, word) if len(word) > 1 else _BY_LETTER.get(word, word)
         if name not in LETTERS:
             known = ", ".join(f"{n} ({letter})" for n, letter in LETTERS.items())
             raise InputError(f"samplers names {word!r}; expected names with ; between, or letters, of {known}")
@@ -56,10 +57,7 @@ def _words(value: str | Sequence[str]) -> list[str]:
     text = value.strip()
     if ";" in text or not text or text in LETTERS or text in _ALIASES:
         return [word.strip() for word in text.split(";") if word.strip()]
-    by_letter = {letter: name for name, letter in LETTERS.items()}
-    if len(text) <= len(LETTERS) and all(letter in by_letter for letter in text):
-        return [by_letter[letter] for letter in text]
-    return [text]
+    return list(text) if all(letter in _BY_LETTER for letter in text) else [text]
 
 
 def effective(p: SamplingParams) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""llama.cpp's sampler vectors, and chi-square tests of everything that draws."""
+"""llama.cpp's sampler vectors, by definition and on the device; what a complete chain shares with a short one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 
 from flux_vk.decode import Breakers, Drawing, SamplerState, SamplingParams, add_sampling
 from flux_vk.decode.words import pack_order, pack_params
-from flux_vk.gpu import Chain, Device
+from flux_vk.errors import InputError
+from flux_vk.gpu import Chain, Device, Recorded
 from flux_vk.gpu.reference import samplers as do
-from flux_vk.gpu.reference.sampling_order import law_of, run_order
-from tests.gpu.complete_rows import OFF, beginnings, draw
+from flux_vk.gpu.reference.sampling_order import run_order
+from tests.gpu.complete_rows import OFF, SETTINGS
 
 pytestmark = pytest.mark.kernel
 F64 = npt.NDArray[np.float64]
@@ -116,55 +117,100 @@ def test_llama_cpp_vectors_on_the_device(device: Device, i: int) -> None:
     assert (np.abs(got - want) < 5 * deviation + 0.002).all(), f"{got} instead of {want}"
 
 
-DRAWN: list[dict[str, Any]] = [
-    {"samplers": "temperature;min_p", "temperature": 1.4, "min_p": 1e-9},
-    {"samplers": "min_p;top_p;temperature", "min_p": 0.02, "top_p": 0.9, "temperature": 1.3},
-    {"typical_p": 0.7},
-    {"top_n_sigma": 1.2, "temperature": 1.5},
-    {"xtc_probability": 0.4, "xtc_threshold": 0.05},
-    {"dynatemp_range": 0.5, "dynatemp_exponent": 0.7, "temperature": 0.9},
-    {"mirostat": 1, "mirostat_tau": 2.0},
-    {"mirostat": 2, "mirostat_tau": 2.2, "temperature": 1.2},
-    {"adaptive_target": 0.08, "adaptive_decay": 0.5},
-]
+def complete_chain(
+    device: Device, state: SamplerState, logits: npt.NDArray[np.float32], *, complete: bool = True
+) -> Recorded:
+    """A decode loop over fixed logits, a row for each slot."""
+    rows = len(logits)
+    slots, position = device.array(np.arange(rows, dtype=np.uint32)), device.zeros((rows,), "u32")
+    chain = Chain(device)
+    chain.copy(src=state.slot_pos, dst=position)
+    given = device.array(logits)
+    add_sampling(chain, state, given, slots, position, rows, drawing=Drawing(complete=complete, logprobs=True))
+    return chain.record()
 
 
-@pytest.mark.parametrize("i", range(len(DRAWN)))
-def test_draws_follow_the_law(device: Device, i: int) -> None:
-    """Chi-square of 10^5 positions under one seed; mirostat and adaptive-p with what they begin with."""
-    draws, step, vocab = 100_000, 25_000, 40
-    rng = np.random.default_rng(i)  # fixed: 6 deviations are no certainty
-    logits = (1.5 * rng.standard_normal(vocab)).astype(np.float32)
-    params = SamplingParams(seed=1000 + i, **{**OFF, **DRAWN[i]})
-    words, order = pack_params(params)[None], pack_order(params)[None]
-    counts = np.zeros(vocab)
-    carry = beginnings([params], 2 * step)
-    for start in range(0, draws, step):
-        # Every second position: a row leaves its carry where none of the others reads.
-        positions = 2 * np.arange(start, start + step, dtype=np.uint32)
-        rows, slots = np.repeat(logits[None], step, axis=0), np.zeros(step, np.uint32)
-        picked, _ = draw(device, rows, slots, positions, words, order, [({}, {})] * step, carry, history=1)
-        counts += np.bincount(picked[:, 0], minlength=vocab)
-    law = expected_law(logits, params)
-    assert (counts[law == 0] == 0).all(), "a token was drawn that the settings exclude"
-    kept = law > 0
-    assert 1 < kept.sum()
-    expected, counts = law[kept] * draws, counts[kept]
-    rare = expected < 8  # put together, so that the approximation holds
-    if rare.any():
-        expected = np.append(expected[~rare], expected[rare].sum())
-        counts = np.append(counts[~rare], counts[rare].sum())
-    chi2, freedom = float(((counts - expected) ** 2 / expected).sum()), len(expected) - 1
-    assert chi2 < freedom + 6 * np.sqrt(2 * freedom), f"chi-square {chi2:.1f} with {freedom} degrees of freedom"
+SHORT: list[dict[str, Any]] = [
+    {}, {"temperature": 0}, {"top_k": 0}, {**OFF}, {**OFF, "top_p": 0.9}, {"repeat_penalty": 1.5, "repeat_last_n": 20},
+    {"temperature": 2.0, "top_k": 700, "logit_bias": {3: 5.0, 4: -np.inf}, "logprobs": 3},
+    {"samplers": "penalties;top_k;temperature", "temperature": 1.5}, {"samplers": "top_p"}, {"samplers": ""},
+]  # fmt: skip
 
 
-def expected_law(logits: npt.NDArray[np.float32], params: SamplingParams) -> F64:
-    """By definition; with XTC the mean of what is drawn when it acts and when it does not."""
-    chance, law = params.xtc_probability, np.zeros(len(logits))
-    for weight, probability in ((1 - chance, 0.0), (chance, 1.0)) if chance else ((1.0, 0.0),):
-        words = pack_order(params)
-        words[12] = 0xFFFFFFFF if probability else 0
-        left = run_order(logits, words, pack_params(params), 0, 0, ({}, {}))
-        p, ids, _ = law_of(left, words, beginnings([params])[0, 0], len(logits))
-        law[ids] += weight * p
-    return law
+@pytest.mark.parametrize("vocab", [50, 20000])
+def test_rows_of_the_short_order_draw_the_same(device: Device, rng: np.random.Generator, vocab: int) -> None:
+    """Beside rows that need a complete chain, to the last token of a loop."""
+    settings = [*SHORT, *SETTINGS[:5]]
+    assert not any(SamplingParams(**s).complete for s in SHORT) and SamplingParams(**SETTINGS[0]).complete
+    logits = (3 * rng.standard_normal((len(settings), vocab))).astype(np.float32)
+    told = []
+    for complete in (False, True):
+        state = SamplerState(device, len(settings), vocab, history=64, ring=32)
+        for slot, s in enumerate(settings):
+            state.set_slot(slot, SamplingParams(seed=slot, **s), [1, 2, 3], 3)
+        step = complete_chain(device, state, logits, complete=complete)
+        for _ in range(12):
+            step.submit()
+            step.wait()
+        told.append([[state.token(s, p) for p in range(4, 16)] for s in range(len(SHORT))])
+        assert state.logprobs(6, 5).top[0][0] == int(logits[6].argmax())
+    assert told[0] == told[1]
+
+
+CARRYING: list[dict[str, Any]] = [
+    {"mirostat": 1}, {"mirostat": 2, "mirostat_tau": 3.0}, {"adaptive_target": 0.2}, {"xtc_probability": 0.5},
+    {"dry_multiplier": 1.0, "dry_allowed_length": 1},
+]  # fmt: skip
+
+
+def test_a_text_that_is_taken_up_again_goes_on_the_same(device: Device, rng: np.random.Generator) -> None:
+    """What `carry` tells for a position, given to set_slot, makes the tokens behind it what they would have been."""
+    rows, vocab = len(CARRYING), 300
+    logits = (2 * rng.standard_normal((rows, vocab))).astype(np.float32)
+    params = [SamplingParams(seed=5, **s) for s in CARRYING]
+    state = SamplerState(device, rows, vocab, history=64, ring=32)
+    step = complete_chain(device, state, logits)
+    for slot, p in enumerate(params):
+        state.set_slot(slot, p, [1, 2, 3], 3)
+    for _ in range(20):
+        step.submit()
+        step.wait()
+    tokens = [[state.token(slot, p) for p in range(4, 24)] for slot in range(rows)]
+    carries = [state.carry(slot, 13) for slot in range(rows)]
+    assert state.carry(0, 13)[0] != 10.0 and state.carry(2, 13)[1] != 0
+    for slot, p in enumerate(params):
+        state.set_slot(slot, p, [1, 2, 3, *tokens[slot][:10]], 13, carry=carries[slot] if p.carries else None)
+    for _ in range(10):
+        step.submit()
+        step.wait()
+    again = [[state.token(slot, p) for p in range(14, 24)] for slot in range(rows)]
+    assert again == [t[10:] for t in tokens]
+    state.set_slot(1, params[1], [1, 2, 3], 3)
+    assert state.carry(1, 3)[0] == 6.0, "a text that begins, begins with twice tau"
+
+
+def test_mirostat_comes_to_its_surprise(device: Device) -> None:
+    """The mean surprise of the tokens drawn, in bits, goes to tau; with version 2 up to what the filter leaves."""
+    vocab = 2000
+    logits = np.tile(-1.1 * np.log(np.arange(1, vocab + 1)), (2, 1)).astype(np.float32)  # Zipf
+    state = SamplerState(device, 2, vocab, history=16, ring=512)
+    step = complete_chain(device, state, logits)
+    for slot, version in enumerate((1, 2)):
+        state.set_slot(slot, SamplingParams(seed=3, temperature=1, mirostat=version, mirostat_tau=4.0), [], 0)
+    for _ in range(400):
+        step.submit()
+    step.wait()
+    for slot in range(2):
+        mu = np.array([state.carry(slot, p)[0] for p in range(1, 401)])
+        surprise = 4.0 - np.diff(mu) / 0.1
+        assert abs(surprise[100:].mean() - 4.0) < 0.35
+
+
+def test_refused(device: Device) -> None:
+    state = SamplerState(device, 1, 100, history=16)
+    with pytest.raises(InputError, match="dry_penalty_last_n is 17; expected -1 to 16"):
+        state.set_slot(0, SamplingParams(dry_multiplier=1, dry_penalty_last_n=17), [], 0)
+    with pytest.raises(InputError, match="513 sequences of more than one token; expected at most 512"):
+        Breakers.of([[i, 1] for i in range(513)])
+    with pytest.raises(InputError, match="more than 21 tokens"):
+        Breakers.of([list(range(22))])

@@ -67,8 +67,9 @@ def random_changes(rng: np.random.Generator, rows: int, vocab: int) -> Changes:
     changes: Changes = []
     for _ in range(rows):
         ids = rng.integers(vocab, size=(2, 20))
-        counts = {int(t): int(n) for t, n in zip(ids[0], rng.integers(1, 5, 20), strict=True)}
-        changes.append((counts, {int(t): float(np.float32(x)) for t, x in zip(ids[1], rng.random(20) * 4, strict=True)}))
+        counts = dict(zip(ids[0].tolist(), rng.integers(1, 5, 20).tolist(), strict=True))
+        less = (4 * rng.random(20)).astype(np.float32).tolist()
+        changes.append((counts, dict(zip(ids[1].tolist(), less, strict=True))))
     return changes
 
 
@@ -91,5 +92,5 @@ def draw(
 
 
 def untouched(rows: int) -> U32:
-    """What stands in `picked` beforehand."""
+    """What stands in `picked` before."""
     return np.full((rows, 2), 7, np.uint32)

@@ -15,7 +15,14 @@ from flux_vk.gpu import Device
 from flux_vk.gpu.reference import reference
 from flux_vk.gpu.reference.sampling_order import Changes, change_words
 from tests.gpu.complete_rows import (
-    OFF, SETTINGS, U32, beginnings, draw, random_changes, tables, untouched,
+    OFF,
+    SETTINGS,
+    U32,
+    beginnings,
+    draw,
+    random_changes,
+    tables,
+    untouched,
 )  # fmt: skip
 from tests.gpu.harness import run_kernel
 
@@ -58,9 +65,9 @@ def test_every_setting(device: Device, rng: np.random.Generator, vocab: int, exa
 
 
 WHOLE: dict[str, Any] = {
-    "samplers": "typ_p;temperature;penalties;top_n_sigma;dry;top_k;top_p;xtc;min_p", "typical_p": 0.9999, "top_k": 200000,
-    "temperature": 3.0, "dynatemp_range": 0.2, "top_p": 0.9999, "top_n_sigma": 4.0, "xtc_probability": 1.0, "min_p": 1e-9,
-    "repeat_penalty": 1.1, "dry_multiplier": 0.5,
+    "samplers": "typ_p;temperature;penalties;top_n_sigma;dry;top_k;top_p;xtc;min_p", "typical_p": 0.9999,
+    "top_k": 200000, "temperature": 3.0, "dynatemp_range": 0.2, "top_p": 0.9999, "top_n_sigma": 4.0,
+    "xtc_probability": 1.0, "min_p": 1e-9, "repeat_penalty": 1.1, "dry_multiplier": 0.5,
 }  # fmt: skip
 """Every sampler on the whole row: the most loop iterations there can be, which Mesa's CPU drivers limit."""
 
@@ -86,8 +93,8 @@ def random_setting(rng: np.random.Generator) -> dict[str, Any]:
     """Any samplers in any order with any values."""
     names = rng.permutation(DEFAULT_ORDER)[: rng.integers(2, len(DEFAULT_ORDER) + 1)].tolist()
     return {
-        "samplers": names, "top_k": int(rng.choice([0, 1, 5, 40, 300, 2000])), "top_p": float(rng.choice([0.3, 0.95, 1])),
-        "min_p": float(rng.choice([0, 0.01, 0.3])), "typical_p": float(rng.choice([0.2, 0.9, 1])),
+        "samplers": names, "top_k": int(rng.choice([0, 1, 5, 40, 300, 2000])),
+        "top_p": float(rng.choice([0.3, 0.95, 1])), "min_p": float(rng.choice([0, 0.01, 0.3])), "typical_p": float(rng.choice([0.2, 0.9, 1])),
         "top_n_sigma": float(rng.choice([-1, 0.7, 3])), "xtc_probability": float(rng.choice([0, 0.5, 1])),
         "xtc_threshold": float(rng.choice([0.001, 0.1])), "temperature": float(rng.choice([0, 0.4, 1, 2])),
         "dynatemp_range": float(rng.choice([0, 0, 0.7])), "repeat_penalty": float(rng.choice([1, 1.3])),
@@ -147,7 +154,7 @@ def repeated_text(rng: np.random.Generator, n: int, vocab: int) -> list[int]:
 
 @pytest.mark.parametrize("vocab", [3, 40, 5000])
 def test_repeats(device: Device, rng: np.random.Generator, vocab: int) -> None:
-    """Counts and penalties as the definition has them: window, breakers of one and several tokens, a ring gone round."""
+    """Counts and penalties as the definition has them: window, breakers of one and several tokens, a full ring."""
     size = 100
     settings: list[dict[str, Any]] = [
         {"dry_multiplier": 1.0},
@@ -170,7 +177,8 @@ def test_repeats(device: Device, rng: np.random.Generator, vocab: int) -> None:
         count[slot] = len(text)
         at = int(rng.integers(max(len(text) - 20, 1)))
         alone = [[int(rng.integers(vocab))]] if slot % 3 == 1 else []
-        broken.append(Breakers.of([*alone, *([text[at : at + 3], text[at : at + 2]] if slot % 4 == 1 and text else [])]))
+        longer = [text[at : at + 3], text[at : at + 2]] if slot % 4 == 1 and text else []
+        broken.append(Breakers.of([*alone, *longer]))
     given = {
         "logits": rng.standard_normal((n, vocab)).astype(np.float32), "row_slot": rng.permutation(n).astype(np.uint32),
         "order": np.stack([pack_order(p, len(b.sequences)) for p, b in zip(params, broken, strict=True)]),

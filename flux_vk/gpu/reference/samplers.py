@@ -118,7 +118,7 @@ def temperature(c: Candidates, t: float) -> Candidates:
 
 
 def dynamic_temperature(c: Candidates, t: float, spread: float, exponent: float) -> Candidates:
-    """A temperature from t - spread (at least 0) to t + spread, by the entropy's share of the largest there could be."""
+    """A temperature from t - spread (at least 0) to t + spread, by the entropy's share of the largest possible."""
     if spread <= 0:
         return temperature(c, t)
     if c.size <= 1:
