@@ -77,7 +77,7 @@ def draw(
     device: Device, logits: F32, slots: U32, positions: U32, words: U32, order: U32, changes: Changes, carry: F32,
     *, exact: int = 0, WG: int = 0, history: int = 40,
 ) -> tuple[U32, F32]:  # fmt: skip
-    """sample_stats and sample_ordered (WG 0: as in a chain); what was picked (7 where nothing was) and the carry afterwards."""
+    """sample_stats and sample_ordered (WG 0: as in a chain); what was picked (7: nothing was), and the carry."""
     rows, vocab = logits.shape
     given = {"logits": logits, "row_slot": slots, "row_pos": positions, "params": words, "order": order}
     given["changes"], given["carry"] = change_words(changes, history), carry

@@ -80,7 +80,8 @@ def test_large_vocabularies(device: Device, rng: np.random.Generator, vocab: int
 
 @pytest.mark.parametrize("vocab", [16384, 32768, 65536])
 def test_whole_rows_at_the_limits_of_a_width(device: Device, rng: np.random.Generator, vocab: int) -> None:
-    few_differ(*compared(device, rng, [WHOLE, {**WHOLE, "mirostat": 1, "samplers": None}], vocab, rounded=True, exact=1))
+    settings = [WHOLE, {**WHOLE, "mirostat": 1, "samplers": None}]
+    few_differ(*compared(device, rng, settings, vocab, rounded=True, exact=1))
 
 
 @pytest.mark.parametrize("workgroup", [16, 64, 128, 256])
@@ -94,7 +95,8 @@ def random_setting(rng: np.random.Generator) -> dict[str, Any]:
     names = rng.permutation(DEFAULT_ORDER)[: rng.integers(2, len(DEFAULT_ORDER) + 1)].tolist()
     return {
         "samplers": names, "top_k": int(rng.choice([0, 1, 5, 40, 300, 2000])),
-        "top_p": float(rng.choice([0.3, 0.95, 1])), "min_p": float(rng.choice([0, 0.01, 0.3])), "typical_p": float(rng.choice([0.2, 0.9, 1])),
+        "top_p": float(rng.choice([0.3, 0.95, 1])), "min_p": float(rng.choice([0, 0.01, 0.3])),
+        "typical_p": float(rng.choice([0.2, 0.9, 1])),
         "top_n_sigma": float(rng.choice([-1, 0.7, 3])), "xtc_probability": float(rng.choice([0, 0.5, 1])),
         "xtc_threshold": float(rng.choice([0.001, 0.1])), "temperature": float(rng.choice([0, 0.4, 1, 2])),
         "dynatemp_range": float(rng.choice([0, 0, 0.7])), "repeat_penalty": float(rng.choice([1, 1.3])),
