@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from flux_vk.cli.agent_options import AgentOptions, add_agent_options, agent_options
-from flux_vk.cli.common import Parser, number, text, whole
+from flux_vk.cli.common import Parser, text, whole
 from flux_vk.cli.grammar_options import GrammarFile, add_grammar_options, grammar_file
+from flux_vk.cli.sampling_options import add_sampling_options, sampling_of
 from flux_vk.errors import InputError
 
 DEMO = "flux-demo-5m-Q8_0.gguf"
 DEFAULT_TOKENS = 256
 MAX_PROMPT_BYTES = 16 << 20
-_SAMPLING = (
-    "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n", "frequency_penalty",
-    "presence_penalty", "seed", "logprobs",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,8 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         parser.error("--profile measures one answer: give a prompt with -p TEXT or -f FILE")
     if a.logprobs is not None and interactive:
         parser.error("--logprobs belongs to one answer: give a prompt with -p TEXT or -f FILE")
+    if a.mirostat and a.samplers is not None:
+        parser.error("--mirostat takes no --samplers: only bias and temperature act beside it")
     if a.system is not None and (a.chat is False or (a.chat is None and not interactive)):
         parser.error("--system belongs to a chat: add --chat")
     if a.trace is not None and interactive:
@@ -78,12 +77,11 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         model = a.model if a.model is not None else demo_model()
     except InputError as error:
         parser.error(str(error))
-    sampling = {name: getattr(a, name) for name in _SAMPLING if getattr(a, name) is not None}
     tokens = a.max_tokens if a.max_tokens is not None or interactive else DEFAULT_TOKENS
     return RunOptions(
         model=model, prompt=a.prompt, file=a.file, max_tokens=tokens, context=a.context, kv_type=a.kv_type,
         context_shift=a.context_shift, device=a.device, chat=a.chat, system=a.system, stop=tuple(a.stop or ()),
-        json=a.json, quiet=a.quiet, profile=a.profile, debug=a.debug, grammar=grammar_file(a), sampling=sampling,
+        json=a.json, quiet=a.quiet, profile=a.profile, debug=a.debug, grammar=grammar_file(a), sampling=sampling_of(a),
         agents=agent_options(parser, a),
     )  # fmt: skip
 
@@ -116,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     g.add_argument("--kv-type", choices=("f16", "f32"), default="f16", help="type of the key/value cache")
     g.add_argument("--stop", action="append", type=text("a text"), metavar="TEXT", help="end before this; repeatable")
     g.add_argument("--device", type=text("an index or part of a name"), help="index or name part; see flux_vk.info")
-    _sampling_options(p.add_argument_group("sampling"))
+    add_sampling_options(p.add_argument_group("sampling"))
     add_grammar_options(p)
     add_agent_options(p)
     c = p.add_argument_group("chat")
@@ -132,18 +130,6 @@ def _parser() -> argparse.ArgumentParser:
     o.add_argument("--profile", action="store_true", help="afterwards, device times by kernel on stderr")
     o.add_argument("--debug", action="store_true", help="debug log, and tracebacks with errors")
     return p
-
-
-def _sampling_options(s: argparse._ArgumentGroup) -> None:
-    s.add_argument("-t", "--temperature", type=number(0, 100), metavar="T", help="0 = most likely token; default 0.7")
-    s.add_argument("--top-k", type=whole(0, 2**31 - 1), metavar="K", help="0 = off; default 40")
-    s.add_argument("--top-p", type=number(0, 1), metavar="P", help="1 = off; default 0.95")
-    s.add_argument("--min-p", type=number(0, 1), metavar="P", help="0 = off; default 0.05")
-    s.add_argument("--repeat-penalty", type=number(1e-6, 1e6), metavar="X", help="1 = off; default 1")
-    s.add_argument("--repeat-last-n", type=whole(0, 2**31 - 1), metavar="N", help="tokens penalties see; default 64")
-    s.add_argument("--frequency-penalty", type=number(-1e6, 1e6), metavar="X", help="0 = off; default 0")
-    s.add_argument("--presence-penalty", type=number(-1e6, 1e6), metavar="X", help="0 = off; default 0")
-    s.add_argument("--seed", type=whole(0, 2**64 - 1), metavar="N", help="same seed, same tokens")
 
 
 def _path(value: str) -> Path:

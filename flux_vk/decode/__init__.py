@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .agents import AgentState as AgentState
+    from .breakers import Breakers as Breakers
+    from .breakers import find_breakers as find_breakers
     from .drawing import Drawing as Drawing
     from .params import SamplingParams as SamplingParams
     from .sampling import add_sampling as add_sampling
@@ -16,8 +18,9 @@ if TYPE_CHECKING:
     from .swarm import parse_agent as parse_agent
 
 _HOMES = {
-    "Drawing": "drawing", "SamplingParams": "params", "SamplerState": "state", "Logprobs": "state",
-    "add_sampling": "sampling", "AgentState": "agents", "Agent": "swarm", "Swarm": "swarm", "parse_agent": "swarm",
+    "Breakers": "breakers", "find_breakers": "breakers", "Drawing": "drawing", "SamplingParams": "params",
+    "SamplerState": "state", "Logprobs": "state", "add_sampling": "sampling", "AgentState": "agents",
+    "Agent": "swarm", "Swarm": "swarm", "parse_agent": "swarm",
 }  # fmt: skip
 __all__ = sorted(_HOMES)
 

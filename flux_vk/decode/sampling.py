@@ -1,4 +1,4 @@
-"""Appends sampling to a chain: six kernels turn logits into tokens, with nothing for the CPU to decide.
+"""Appends sampling to a chain: six to eight kernels turn logits into tokens, with nothing for the CPU to decide.
 
 Not for: models (they write the logits) or sequences (the engine fills row_slot and row_pos).
 """
@@ -43,7 +43,7 @@ def add_sampling(
     row to row; a row whose slot is not below `state.slots` is left out), row_pos u32[M], position of the row's token:
     the new one stands at row_pos + 1.
     Writes slot_token, slot_pos, history, ring and, for slots that ask, log-probabilities. drawing: what the slots of
-    these rows ask for at most; kernels that none of them needs are left out. `exact=True` turns the short list off:
+    these rows ask for at most; kernels that none of them needs are left out. `exact=True` turns the short lists off:
     every row goes by the selection over the whole vocabulary, with the same tokens. agents: the slots' swarms, whose
     votes take the place of the logits where `drawing` says so.
     """
@@ -66,6 +66,14 @@ def add_sampling(
 def _pick_width(chain: Chain) -> int:
     """Threads that work on a row: a CPU driver runs them one after another and pays for every barrier."""
     return 64 if chain.device.family == "cpu" else 256
+
+
+def ordered_width(family: str, vocab: int) -> int:
+    """Threads of sample_ordered. Barriers between few cost little on a CPU driver, but Mesa's ends every loop once an
+    invocation has gone through 65,535 iterations: at these widths no order of samplers comes near it."""
+    if family != "cpu":
+        return 256
+    return next((width for width in (8, 16, 32) if vocab <= 2048 * width), 64)
 
 
 def _add_rows(
@@ -92,6 +100,9 @@ def _add_rows(
     if agents is not None and drawing.agents:
         vote = add_agents(chain, agents, state, logits, row_slot, row_pos, drawing)
         logits = vote.consensus
+    if drawing.complete and logits is model_logits:
+        logits = chain.scratch(model_logits.shape)
+        chain.copy(src=model_logits, dst=logits)
     saved = chain.scratch((rows, MAX_BIAS + s.history_size, 2), "u32")
     picked = chain.scratch((rows, 2), "u32")
     by_mass = vocab > SHORT_LIST and not exact
@@ -101,6 +112,12 @@ def _add_rows(
         logits=logits, row_slot=row_slot, params=s.params, bias_id=s.bias_id, bias=s.bias, history=s.history,
         hist_count=s.hist_count, saved=saved, maxima=maxima if found else None,
     )  # fmt: skip
+    changes = chain.scratch((rows, 2, s.history_size + 1, 2), "u32") if drawing.complete else None
+    if changes is not None:
+        chain.sample_repeats(
+            logits=logits, row_slot=row_slot, order=s.order, breaker_bits=s.breaker_bits, breakers=s.breakers,
+            history=s.history, hist_count=s.hist_count, changes=changes, WG=128 if s.history_size <= 1024 else 256,
+        )  # fmt: skip
     if not found:
         chain.sample_stats(logits=logits, row_slot=row_slot, params=s.params, maxima=maxima)
     if by_mass:
@@ -111,6 +128,12 @@ def _add_rows(
         logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, maxima=maxima, picked=picked,
         mass=mass if by_mass else None, exact=int(exact), WG=_pick_width(chain),
     )  # fmt: skip
+    if changes is not None:
+        chain.sample_ordered(
+            logits=logits, row_slot=row_slot, row_pos=row_pos, params=s.params, order=s.order, maxima=maxima,
+            changes=changes, carry=s.carry_ring, picked=picked, exact=int(exact),
+            WG=ordered_width(chain.device.family, s.vocab),
+        )  # fmt: skip
     if vote is not None:
         add_trust(chain, vote, picked)
     results = {"top": top} if top is not None else {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError
+from ..flux.interpreter import interpret
 from ..gpu import ops
 from ..gpu.buffer import Buffer
 from ..gpu.chain import Chain
@@ -73,7 +74,7 @@ def add_agents(
 
     score, traps = chain.scratch((rows, a, c), "f32"), chain.scratch((rows, a, 2), "u32")
     chain.fill(dst=traps)
-    chain.flux_interpret(row_info=row_info, cand=cand, code=s.code, score=score, traps=traps)
+    interpret(chain, row_info=row_info, cand=cand, code=s.code, score=score, traps=traps)
     tally = chain.scratch((rows, a, 4), "u32")
     chain.flux_tally(row_info=row_info, cand=cand, score=score, swarm=s.swarm, tally=tally, WG=width)
     votes = chain.scratch((rows, c), "f32") if drawing.trace else None

@@ -11,7 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..decode import SamplingParams, Swarm
+from ..decode import SamplingParams, Swarm, find_breakers
+from ..decode.state import check_history
 from ..errors import ContextFull, InputError
 from ..text import Grammar
 from .loop import Loop
@@ -149,9 +150,10 @@ def make_stream(
             raise InputError(f"grammar is a {type(grammar).__name__}; expected a Grammar: Grammar.from_file, ...")
         matcher = model.grammar_vocabulary.matcher(grammar)
     swarm = _stream_swarm(model, params, agents, trace)
+    breakers = find_breakers(model.tokenizer, params.dry_sequence_breakers) if params.dry else None
     return Stream(
         model.tokenizer, ids, params, wanted, StopText(stop), progress=progress, matcher=matcher, swarm=swarm,
-        wake=runner.slots.wake,
+        breakers=breakers, wake=runner.slots.wake,
     )  # fmt: skip
 
 
@@ -177,5 +179,4 @@ def _check_params(params: SamplingParams, vocab: int, history: int) -> None:
     outside = [t for t in params.logit_bias if t >= vocab]
     if outside:
         raise InputError(f"logit_bias names token {outside[0]}; expected ids below {vocab}")
-    if params.penalised and params.repeat_last_n > history:
-        raise InputError(f"repeat_last_n is {params.repeat_last_n}; expected at most {history} here")
+    check_history(params, history)

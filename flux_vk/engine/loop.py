@@ -195,7 +195,7 @@ class Loop:
             stream.begun, stream.prefilled = time.perf_counter(), 0
         with self.runner.lock:
             done = sequence.keep_prefix(ids)
-        self.runner.set_sampling(sequence, stream.params, ids)
+        self.runner.set_sampling(sequence, stream.params, ids, stream.carry, stream.breakers)
         self._write_mask(stream)
         self._set_agents(stream)
         return sequence, ids, done
@@ -260,7 +260,7 @@ class Loop:
         self._batch.settle()
         for stream in self._live:
             assert stream.sequence is not None
-            self.runner.rewind(stream.sequence, stream.params, stream.ids())
+            self.runner.rewind(stream.sequence, stream.params, stream.ids(), stream.carry, stream.breakers)
             self._write_mask(stream)
             self._set_agents(stream)
         self._stale = True
@@ -300,6 +300,8 @@ class Loop:
             token = sampler.token(sequence.slot, position)
         except FluxError as error:
             raise error if stream.matcher is None else stream.matcher.nothing_to_draw(error) from None
+        if stream.params.carries:
+            stream.carry = sampler.carry(sequence.slot, position)
         shown = stream.take(token, self.runner.limits, position, now)
         vote = None
         if stream.swarm is not None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..decode import SamplerState, SamplingParams, add_sampling
+from ..decode import Breakers, SamplerState, SamplingParams, add_sampling
 from ..decode.drawing import Drawing
 from ..errors import ArgumentError, FluxError, VulkanError
 from ..gpu import Chain, Device, Profile, Recorded
@@ -219,17 +219,24 @@ class Runner(ChainBuilder):
         for recorded in list(self._chains.values()):
             recorded.wait()
 
-    def set_sampling(self, sequence: Sequence, params: SamplingParams, history: Seq[int]) -> None:
-        """Set a slot's sampling parameters and history; `history` are the tokens up to now."""
+    def set_sampling(
+        self, sequence: Sequence, params: SamplingParams, history: Seq[int],
+        carry: npt.NDArray[np.float32] | None = None, breakers: Breakers | None = None,
+    ) -> None:  # fmt: skip
+        """Set a slot's sampling parameters and history; `history` are the tokens up to now. carry: what the sampler
+        goes on with behind the last of them, where it drew them; breakers: those of DRY."""
         with self.lock:
             self._drain()
-            self.sampler.set_slot(sequence.slot, params, list(history), len(history))
+            self.sampler.set_slot(sequence.slot, params, list(history), len(history), carry, breakers)
 
-    def rewind(self, sequence: Sequence, params: SamplingParams, tokens: Seq[int]) -> None:
+    def rewind(
+        self, sequence: Sequence, params: SamplingParams, tokens: Seq[int],
+        carry: npt.NDArray[np.float32] | None = None, breakers: Breakers | None = None,
+    ) -> None:  # fmt: skip
         """Let a slot forget what steps that ran ahead have drawn: `tokens` are those up to now, the last not cached."""
         with self.lock:
             self._drain()
-            self.sampler.set_slot(sequence.slot, params, list(tokens), len(tokens) - 1)
+            self.sampler.set_slot(sequence.slot, params, list(tokens), len(tokens) - 1, carry, breakers)
 
     # -- sequences ------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,10 @@ from ..decode.drawing import Drawing
 from .stops import StopText
 
 if TYPE_CHECKING:
-    from ..decode import SamplingParams
+    import numpy as np
+    import numpy.typing as npt
+
+    from ..decode import Breakers, SamplingParams
     from ..flux.trace import TracedToken
     from ..text import StreamDecoder, Tokenizer
     from ..text.matching import Matcher
@@ -66,12 +69,16 @@ class Stream:
     prefilled: int = 0
     index: int = 0  # among those of a Many
     matcher: Matcher | None = None  # what a grammar still allows
+    breakers: Breakers | None = None  # of DRY
+    carry: npt.NDArray[np.float32] | None = None  # what its sampler goes on with behind the newest token
     _decoder: StreamDecoder | None = None
 
     @property
     def drawing(self) -> Drawing:
         """What its sampling needs of a chain."""
-        own = Drawing(logprobs=self.logprobs, masked=self.matcher is not None)
+        own = Drawing(
+            logprobs=self.logprobs, complete=self.params.complete, masked=self.matcher is not None
+        )
         return own if self.swarm is None else Drawing.joined((own, self.swarm.drawing))
 
     @property

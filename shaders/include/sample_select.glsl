@@ -1,11 +1,14 @@
 // Exact selection over a whole row with one workgroup, for rows whose candidates do not fit into the short list.
 // Weights are integers, so sums are exact and need no order. After sample_collect.glsl; uses its shared arrays' room.
+// With OWN_WEIGHTS the shader defines weight_of and order_of itself, and candidates begin at BELOW_TOP.
 
 const uint BY_COUNT = 0u;   // order: key descending; weight 1
 const uint BY_MASS = 1u;    // order: key descending; weight: mass at temperature 1
-const uint TIES = 2u;       // order: id ascending; only keys equal to cut_key; weight 1
-const uint DRAW = 3u;       // order: id ascending; weight: mass at the row's temperature
-const uint DRAW_AT = 4u;    // the same, with the target given
+const uint BY_NEARNESS = 2u;    // order and weight: the shader's own
+const uint TIES = 3u;       // order: id ascending; only keys equal to cut_key; weight 1
+const uint DRAW = 4u;       // order: id ascending; weight: mass at the row's temperature
+const uint DRAW_AT = 5u;    // the same, with the target given
+const uint DRAW_OWN = 6u;   // as DRAW, weight: the shader's own
 
 shared uint s_bin_lo[256];
 shared uint s_bin_hi[256];
@@ -18,14 +21,19 @@ float sel_inv_temp;
 uint sel_first = 0u;        // range that select() goes over, in vectors of four logits
 uint sel_end = 0xFFFFFFFFu;
 
+#ifndef BELOW_TOP
+#define BELOW_TOP(key, id) true
+#endif
+
 bool inside(uint key, uint id) {
-    return key > cut_key || (key == cut_key && id <= cut_id);
+    return (key > cut_key || (key == cut_key && id <= cut_id)) && BELOW_TOP(key, id);
 }
 
 struct Found {
     uint key;       // where the running weight reaches the target
     uvec2 rest;     // target minus the weight before that key
     uvec2 here;     // weight of the elements with exactly that key
+    uvec2 total;
 };
 
 // Ids as 24-bit keys that fall with the id, so that the digits 16..23, 8..15, 0..7 hold 8, 8 and 2 bits of it.
@@ -37,12 +45,21 @@ uint id_of_key(uint key) {
     return 0x3FFFFu - (key >> 6);
 }
 
+uvec2 weight_of(uint mode, uint key);
+uint order_of(uint mode, uint key, uint id);
+
+#ifndef OWN_WEIGHTS
 uvec2 weight_of(uint mode, uint key) {
     if (mode == BY_COUNT || mode == TIES) return uvec2(1u, 0u);
     precise float d = value_of(key) - sel_top;
     precise float t = d * sel_inv_temp;
     return parts64(mass_parts(mode >= DRAW ? t : d));
 }
+
+uint order_of(uint mode, uint key, uint id) {
+    return mode >= TIES ? id_key(id) : key;
+}
+#endif
 
 void tally(uint mode, uint row, uint shift, uint prefix, bool first) {
     uint above = shift + 8u;
@@ -51,8 +68,8 @@ void tally(uint mode, uint row, uint shift, uint prefix, bool first) {
         uvec4 keys = load_keys(row, i);
         for (uint c = 0u; c < 4u; c++) {
             uint key = keys[c], id = 4u * i + c;
-            bool member = key != 0u && (mode == TIES ? key == cut_key : inside(key, id));
-            uint k = mode >= TIES ? id_key(id) : key;
+            bool member = key != 0u && (mode == TIES ? key == cut_key && BELOW_TOP(key, id) : inside(key, id));
+            uint k = order_of(mode, key, id);
             member = member && (first || (k >> above) == (prefix >> above));
             if (member) {
                 uvec2 w = weight_of(mode, key);
@@ -69,11 +86,11 @@ void tally(uint mode, uint row, uint shift, uint prefix, bool first) {
 uvec2 sum_bins() {
     uint tid = gl_LocalInvocationIndex;
     barrier();
-    if (tid < 16u) {
+    for (uint g = tid; g < 16u; g += WG) {
         uvec2 sum = uvec2(0u);
-        for (uint b = 16u * tid; b < 16u * tid + 16u; b++) sum = add64(sum, uvec2(s_bin_lo[b], s_bin_hi[b]));
-        s_lo[tid] = sum.x;
-        s_hi[tid] = sum.y;
+        for (uint b = 16u * g; b < 16u * g + 16u; b++) sum = add64(sum, uvec2(s_bin_lo[b], s_bin_hi[b]));
+        s_lo[g] = sum.x;
+        s_hi[g] = sum.y;
     }
     barrier();
     uvec2 total = uvec2(0u);
@@ -99,10 +116,10 @@ uint find_bin(inout uvec2 rest) {
 }
 
 // The first element, in the mode's order, at which the running weight reaches the target. The target is `arg` for the
-// counting modes and DRAW_AT, ceil(total * arg.x / 2^32) for BY_MASS, floor(total * arg / 2^64) + 1 for DRAW.
+// counting modes and DRAW_AT, ceil(total * arg.x / 2^32) for BY_MASS, floor(total * arg / 2^64) + 1 for the others.
 Found select(uint mode, uint row, uvec2 arg) {
     uint tid = gl_LocalInvocationIndex;
-    Found f = Found(0u, arg, uvec2(0u));
+    Found f = Found(0u, arg, uvec2(0u), uvec2(0u));
     uint top_shift = mode >= TIES ? 16u : 24u;
     for (int shift = int(top_shift); shift >= 0; shift -= 8) {
         barrier();
@@ -113,8 +130,12 @@ Found select(uint mode, uint row, uvec2 arg) {
         barrier();
         tally(mode, row, uint(shift), f.key, uint(shift) == top_shift);
         uvec2 total = sum_bins();
-        if (uint(shift) == top_shift && mode == BY_MASS) f.rest = share64(total, arg.x);
-        if (uint(shift) == top_shift && mode == DRAW) f.rest = add64(mulhi64(total, arg), uvec2(1u, 0u));
+        if (uint(shift) == top_shift) {
+            f.total = total;
+            if (mode == BY_MASS) f.rest = share64(total, arg.x);
+            bool share = mode == DRAW || mode == DRAW_OWN || mode == BY_NEARNESS;
+            if (share) f.rest = add64(mulhi64(total, arg), uvec2(1u, 0u));
+        }
         uint bin = find_bin(f.rest);
         f.here = uvec2(s_bin_lo[bin], s_bin_hi[bin]);
         f.key |= bin << uint(shift);

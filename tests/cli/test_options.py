@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from flux_vk.cli.options import DEFAULT_TOKENS, demo_model, parse
+from flux_vk.decode import SamplingParams
 
 
 @pytest.mark.parametrize(
@@ -23,6 +26,21 @@ from flux_vk.cli.options import DEFAULT_TOKENS, demo_model, parse
         (["-p", "x", "--repeat-penalty", "0"], "--repeat-penalty"),
         (["-p", "x", "--frequency-penalty", "nan"], "--frequency-penalty"),
         (["-p", "x", "--seed", "-1"], "--seed"),
+        (["-p", "x", "--samplers", "top_k;heat"], "'heat'"),
+        (["-p", "x", "--samplers", "top_k;min_p;top-k"], "top_k twice"),
+        (["-p", "x", "--samplers", "kk"], "top_k twice"),
+        (["-p", "x", "--typical", "2"], "--typical"),
+        (["-p", "x", "--top-n-sigma", "nan"], "--top-n-sigma"),
+        (["-p", "x", "--xtc-probability", "1.1"], "--xtc-probability"),
+        (["-p", "x", "--dry-allowed-length", "-1"], "--dry-allowed-length"),
+        (["-p", "x", "--dry-penalty-last-n", "-2"], "--dry-penalty-last-n"),
+        (["-p", "x", "--dry-sequence-breaker", ""], "--dry-sequence-breaker"),
+        (["-p", "x", "--mirostat", "3"], "--mirostat"),
+        (["-p", "x", "--mirostat", "1", "--samplers", "k"], "--samplers"),
+        (["-p", "x", "--adaptive-decay", "1"], "--adaptive-decay"),
+        (["-p", "x", "--logit-bias", "5"], "--logit-bias"),
+        (["-p", "x", "--logit-bias", "5+inf"], "--logit-bias"),
+        (["-p", "x", "--logit-bias", "5+x"], "--logit-bias"),
         (["-p", "x", "--seed", str(2**64)], "--seed"),
         (["-p", "x", "--logprobs", "21"], "--logprobs"),
         (["-p", "x", "--kv-type", "q8"], "--kv-type"),
@@ -71,3 +89,21 @@ def test_everything_given_arrives() -> None:
     assert (options.file, options.max_tokens, options.context, options.kv_type) == ("-", 5, 64, "f32")
     assert options.stop == ("a", "b") and options.chat and options.system == "s" and options.device == "1"
     assert options.json and options.quiet and options.profile and options.context_shift and options.debug
+
+
+def test_every_sampler_has_its_options() -> None:
+    options = parse(
+        "-p x --typical 0.5 --top-n-sigma 1.5 --xtc-probability 0.25 --xtc-threshold 0.2 --dry-multiplier 0.8 "
+        "--dry-base 2 --dry-allowed-length 3 --dry-penalty-last-n 100 --dry-sequence-breaker a "
+        "--dry-sequence-breaker b --dynatemp-range 0.5 --dynatemp-exp 2 --mirostat-lr 0.2 --mirostat-ent 4 "
+        "--adaptive-target 0.3 --adaptive-decay 0.5 --logit-bias 7+1.5 --logit-bias 8-inf --samplers kt".split()
+    )
+    assert options.sampling == {
+        "typical_p": 0.5, "top_n_sigma": 1.5, "xtc_probability": 0.25, "xtc_threshold": 0.2, "dry_multiplier": 0.8,
+        "dry_base": 2.0, "dry_allowed_length": 3, "dry_penalty_last_n": 100, "dry_sequence_breakers": ("a", "b"),
+        "dynatemp_range": 0.5, "dynatemp_exponent": 2.0, "mirostat_eta": 0.2, "mirostat_tau": 4.0,
+        "adaptive_target": 0.3, "adaptive_decay": 0.5, "logit_bias": {7: 1.5, 8: -math.inf}, "samplers": "kt",
+    }  # fmt: skip
+    assert SamplingParams(**options.sampling).sampler_order == ("top_k", "temperature")
+    assert parse(["-p", "x", "--dry-sequence-breaker", "none"]).sampling == {"dry_sequence_breakers": ()}
+    assert parse(["-p", "x", "--mirostat", "2"]).sampling == {"mirostat": 2}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flux_vk.decode.params import MAX_BIAS, SamplingParams
-from flux_vk.decode.state import PARAM_WORDS, pack_params
+from flux_vk.decode.words import PARAM_WORDS, pack_params
 from flux_vk.errors import InputError
 
 

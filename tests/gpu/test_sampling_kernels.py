@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from flux_vk.decode.params import MAX_BIAS, SamplingParams
-from flux_vk.decode.state import pack_params
+from flux_vk.decode.words import pack_params
 from flux_vk.gpu import Chain, Device
 from flux_vk.gpu.reference import reference
 from flux_vk.gpu.reference import sampling as definition

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flux_vk.errors import VulkanUnavailable
+from flux_vk.flux.interpreter import interpret
 from flux_vk.flux.lower import lower
 from flux_vk.flux.program import Program
 from flux_vk.flux.reference import run_candidate
@@ -118,7 +119,7 @@ def on_device(device: Device, programs: Sequence[Program], weights: Sequence[flo
     tally, consensus = device.empty((1, a, 4), "u32"), device.empty((1, n))
     chain = Chain(device, name="demo")
     chain.fill(dst=traps, value=0)
-    chain.dispatch("flux_interpret", row_info=row_info, cand=cand, code=code, score=score, traps=traps)
+    interpret(chain, row_info=row_info, cand=cand, code=code, score=score, traps=traps)
     chain.dispatch("flux_tally", row_info=row_info, cand=cand, score=score, swarm=swarm, tally=tally)
     chain.dispatch(
         "flux_vote", row_info=row_info, cand=cand, score=score, tally=tally, swarm=swarm, weight=weight, trust=trust,

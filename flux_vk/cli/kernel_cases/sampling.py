@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flux_vk.cli.bench_cases import MAX_ELEMENTS, Array, Case, Check, Prepared, Sizes, dispatch, same
-from flux_vk.decode import SamplingParams
+from flux_vk.decode import Breakers, SamplingParams
 from flux_vk.decode.params import MAX_BIAS
-from flux_vk.decode.state import TOP_WORDS, pack_params
+from flux_vk.decode.sampling import ordered_width
+from flux_vk.decode.state import TOP_WORDS
+from flux_vk.decode.words import pack_order, pack_params
 from flux_vk.gpu import Chain, kernels
 from flux_vk.gpu.reference import reference
+from flux_vk.gpu.reference.sampling_order import Changes, change_words
 
 if TYPE_CHECKING:
     from flux_vk.gpu import Device
@@ -27,6 +30,8 @@ PARAMS: dict[str, dict[str, Any]] = {
     "sample_pick": {},
     "sample_top": {"logprobs": 5},
     "sample_commit": {},
+    "sample_repeats": {"dry_multiplier": 0.8},
+    "sample_ordered": {"xtc_probability": 1.0, "typical_p": 0.9, "dynatemp_range": 0.3},
 }
 """Kernel -> what its slots ask for: the defaults, or what makes the kernel work at all."""
 Arrays = Mapping[str, Array]
@@ -54,6 +59,8 @@ def _make(kernel: str, r: int, vocab: int, device: Device, rng: np.random.Genera
         "hist_count": np.full(r, HISTORY, np.uint32),
     }
     position = {"row_pos": np.arange(100, 100 + r, dtype=np.uint32)}
+    if kernel in ("sample_repeats", "sample_ordered"):
+        return _complete(kernel, device, given, history, position)
     if kernel == "sample_stats":
         return _prepared(kernel, device, given, {"maxima": ((r, blocks), "u32")}, _simple(kernel, given, "maxima"))
     if kernel in ("sample_adjust", "sample_commit"):
@@ -143,3 +150,30 @@ def _commit(
     made = _prepared("sample_commit", device, own, {}, checks, {"B": MAX_BIAS})
     made.buffers |= {name: adjust.buffers[name] for name in ("logits", "saved")}
     return made
+
+
+def _complete(kernel: str, device: Device, given: Arrays, history: Arrays, position: Arrays) -> Prepared:
+    """The kernels of complete chains: a short list behind the default top-k, and a history that repeats itself."""
+    r, vocab = given["logits"].shape
+    params = [SamplingParams(seed=i, **PARAMS[kernel]) for i in range(r)]
+    order: dict[str, Array] = {"row_slot": given["row_slot"], "order": np.stack([pack_order(p) for p in params])}
+    if kernel == "sample_repeats":
+        past = {**history, "history": np.tile(history["history"][:, :128], HISTORY // 128)}
+        none = [Breakers()] * r
+        bits: dict[str, Array] = {"breaker_bits": np.stack([b.bits(vocab) for b in none])}
+        bits["breakers"] = np.stack([b.words() for b in none])
+        repeats: dict[str, Array] = {"logits": given["logits"], **order, **bits, **past}
+        out: Outputs = {"changes": ((r, 2, HISTORY + 1, 2), "u32")}
+        return _prepared(
+            kernel, device, repeats, out, lambda: [("logits", same, reference(kernel)(**repeats)[0])], {"WG": 128}
+        )
+    changes: Changes = [({}, {})] * r
+    ordered: dict[str, Array] = {**given, **position, **order, "picked": np.zeros((r, 2), np.uint32)}
+    ordered["carry"] = np.zeros((r, RING, 4), np.float32)
+    maxima = reference("sample_stats")(given["logits"], given["row_slot"], given["params"])
+    held: dict[str, Array] = {**ordered, "maxima": maxima, "changes": change_words(changes, HISTORY)}
+
+    def checks() -> list[Check]:
+        return [("picked", same, reference(kernel)(**{**ordered, "changes": changes})[0])]
+
+    return _prepared(kernel, device, held, {}, checks, {"WG": ordered_width(device.family, vocab)})

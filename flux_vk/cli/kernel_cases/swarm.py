@@ -10,8 +10,8 @@ import numpy as np
 
 from flux_vk.cli.bench_cases import MAX_ELEMENTS, Array, Case, Check, Prepared, Sizes, dispatch, same
 from flux_vk.decode import SamplingParams
-from flux_vk.decode.state import pack_params
 from flux_vk.decode.trace import TRACE_WORDS
+from flux_vk.decode.words import pack_params
 from flux_vk.gpu import kernels
 from flux_vk.gpu.reference import flux_votes, reference
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ...errors import InputError
 from ...gpu import Chain, Device
 from ..instructions import decode
+from ..interpreter import interpret
 from ..lower import code_words, lower
 from ..program import GPU_STEPS, Program
 from .fitness import Fitness, Weights, marks
@@ -93,8 +94,8 @@ def scores(
     code = np.stack([lower(program, MOST_BYTES) for program in programs])[None]
     score = device.zeros((t, len(programs), c), "f32")
     chain = Chain(device, name="scores of agents")
-    chain.dispatch(
-        "flux_interpret", row_info=device.array(recording.row_info), cand=device.array(recording.cand),
+    interpret(
+        chain, row_info=device.array(recording.row_info), cand=device.array(recording.cand),
         code=device.array(code), score=score, traps=device.zeros((t, len(programs), 2), "u32"), max_steps=max_steps,
     )  # fmt: skip
     chain.run()
