@@ -14,8 +14,8 @@ from flux_vk.flux import load_program
 from flux_vk.flux.evolution.genome import digest
 
 TEXT = Path(__file__).with_name("harbour.txt")
-SMALL = ("--population", "32", "--elite", "4", "--positions", "192", "--candidates", "32", "--seed", "3", "--quiet")
-GENERATIONS = 12
+SMALL = ("--population", "64", "--elite", "6", "--positions", "192", "--candidates", "32", "--seed", "3", "--quiet")
+GENERATIONS = 15
 FILES = ("checkpoint.json", "lineage.jsonl", "swarm.json", "summary.json", "evolved-1.flx")
 
 
@@ -62,7 +62,7 @@ def test_resumed_is_as_uninterrupted(evolved: Path, tmp_path: Path, capsys: pyte
 
 def test_the_winners_can_be_used(evolved: Path) -> None:
     swarm = Swarm.load(evolved / "swarm.json")
-    assert len(swarm.agents) == 3 and sum(a.weight for a in swarm.agents) == pytest.approx(1)
+    assert 1 <= len(swarm.agents) <= 3 and sum(a.weight for a in swarm.agents) == pytest.approx(1)
     for agent in swarm.agents:
         again = load_program(evolved / f"{agent.name}.flx")
         assert digest(again) == digest(agent.program) and again.name == agent.name
@@ -91,9 +91,7 @@ def test_a_picture_and_a_summary(evolved: Path, capsys: pytest.CaptureFixture[st
         (("--resume",), "nothing to resume"),
     ],
 )
-def test_what_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], word: str
-) -> None:
+def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], word: str) -> None:
     assert evolve(tmp_path / "out", *more) == 2
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1

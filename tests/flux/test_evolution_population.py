@@ -12,11 +12,11 @@ import pytest
 from flux_vk.errors import InputError
 from flux_vk.flux import STOCK, assemble_program, decode, stock, verify
 from flux_vk.flux.evolution import running
-from flux_vk.flux.evolution.breeding import Breeding
+from flux_vk.flux.evolution.breeding import Breeding, Individual
 from flux_vk.flux.evolution.checkpoint import CHECKPOINT, LINEAGE, load_checkpoint
 from flux_vk.flux.evolution.fitness import Fitness
 from flux_vk.flux.evolution.genome import digest
-from flux_vk.flux.evolution.population import Generation, Options, first_generation, next_generation
+from flux_vk.flux.evolution.population import Generation, Options, elites, first_generation, next_generation
 from flux_vk.flux.program import Program
 
 OPTIONS = Options(population=24, elite=4, seed=7)
@@ -62,13 +62,23 @@ def test_best_fitness_never_falls_and_elites_live_on() -> None:
         last, generation = generation, next_generation(OPTIONS, generation, score)
         assert generation.best.order <= last.best.order
         ids = {m.id: m for m in generation.members}
-        assert all(ids[m.id] == m for m in last.members[: OPTIONS.elite])
+        assert all(ids[m.id] == m for m in elites(last, OPTIONS.elite))
         assert len(generation.members) == OPTIONS.population
         assert [m.order for m in generation.members] == sorted(m.order for m in generation.members)
         assert all(verify(m.program).ok for m in generation.members)
     first = first_generation(OPTIONS, SEEDS, score).best.fitness
     assert first is not None and generation.best.fitness is not None
     assert generation.best.fitness.total > first.total + 0.5
+
+
+def test_elites_are_of_different_kinds() -> None:
+    def member(number: int, total: float, loglik: float) -> Individual:
+        return Individual(number, SEEDS[0], (), ("random",), 0, Fitness(total, loglik, 0.1, 0.9, 0.0, 3))
+
+    last = Generation(3, tuple(member(i, -i, -float(i // 3)) for i in range(9)), 9)
+    assert [m.id for m in elites(last, 2)] == [0, 3]
+    assert [m.id for m in elites(last, 3)] == [0, 3, 6]
+    assert [m.id for m in elites(last, 5)] == [0, 1, 2, 3, 6]
 
 
 def test_a_seed_gives_the_same_again_and_another_does_not(tmp_path: Path) -> None:

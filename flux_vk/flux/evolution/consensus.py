@@ -17,6 +17,8 @@ F64 = npt.NDArray[np.float64]
 MODES = {"sum": SUM, "prob": PROB}
 ROUNDS = 10
 DIFFERENT = 0.01
+WORSE = 0.1
+"""In nats a token. One agent with wild scores is enough to drown the others in a sum."""
 
 
 def softmax_log(x: F64) -> F64:
@@ -52,7 +54,8 @@ def ensemble(recording: Recording, scores: npt.NDArray[np.float32], most: int, l
 
     Greedy selection with replacement (Caruana et al. 2004, "Ensemble selection from libraries of models"): beginning
     with nobody, the agent that makes the text most likely joins, `ROUNDS` times; who joins n times has the weight
-    n / ROUNDS. The first `most` times nobody joins twice, so that as many agents vote if there are as many.
+    n / ROUNDS. The first `most` times nobody joins twice, so that as many agents vote if there are as many. Where the
+    best agent alone is better than that, it is alone.
     """
     x = np.where(np.isfinite(scores), scores, 0).astype(np.float64)
     bound = np.where(np.isfinite(scores[0]), 0.0, -np.inf)
@@ -65,17 +68,21 @@ def ensemble(recording: Recording, scores: npt.NDArray[np.float32], most: int, l
         chosen = allowed[int(np.argmax(means))]
         total += x[chosen]
         joined[chosen] += 1
+    alone = [float(likelihood(recording, x[i] + bound, least).mean()) for i in range(len(x))]
+    if max(alone) > float(likelihood(recording, total / ROUNDS + bound, least).mean()):
+        return [(int(np.argmax(alone)), 1.0)]
     order = sorted(np.flatnonzero(joined).tolist(), key=lambda i: (-joined[i], i))
     return [(i, round(float(joined[i]) / ROUNDS, 6)) for i in order]
 
 
 def unlike(recording: Recording, scores: npt.NDArray[np.float32], most: int, least: float) -> list[int]:
     """Places of up to `most` agents, the first of each kind: those whose log-likelihoods differ from those of every
-    earlier one by `DIFFERENT` nats a token or more."""
+    earlier one by `DIFFERENT` nats a token or more. Agents that are `WORSE` than the best on the mean are left out."""
+    every = [likelihood(recording, own.astype(np.float64), least) for own in scores]
+    floor = max(marks.mean() for marks in every) - WORSE
     kept: list[tuple[int, F64]] = []
-    for i, own in enumerate(scores):
-        marks = likelihood(recording, own.astype(np.float64), least)
-        if all(np.abs(marks - other).mean() >= DIFFERENT for _, other in kept):
+    for i, marks in enumerate(every):
+        if marks.mean() >= floor and all(np.abs(marks - other).mean() >= DIFFERENT for _, other in kept):
             kept.append((i, marks))
         if len(kept) == most:
             break

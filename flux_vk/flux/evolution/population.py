@@ -94,7 +94,7 @@ def next_generation(options: Options, last: Generation, score: Score) -> Generat
     """
     number = last.number + 1
     rng = _rng(options, number)
-    members = list(last.members[: options.elite])
+    members = elites(last, options.elite)
     taken = {digest(m.program) for m in members}
     next_id = last.next_id
     while len(members) < options.population:
@@ -103,6 +103,18 @@ def next_generation(options: Options, last: Generation, score: Score) -> Generat
         members.append(born)
         next_id += 1
     return _scored(number, members, score, next_id)
+
+
+def elites(last: Generation, count: int) -> list[Individual]:
+    """The fittest, of several with the same marks only the first (they differ in what changes nothing); if there are
+    fewer kinds than `count`, the fittest of the rest too."""
+    kinds: dict[tuple[float, float, float], Individual] = {}
+    for m in last.members:
+        assert m.fitness is not None
+        kinds.setdefault((m.fitness.loglik, m.fitness.repetition, m.fitness.distinct), m)
+    first = {m.id for m in kinds.values()}
+    rest = [m for m in last.members if m.id not in first]
+    return sorted([*kinds.values(), *rest][:count], key=lambda m: m.order)
 
 
 def _scored(number: int, members: Sequence[Individual], score: Score, next_id: int) -> Generation:

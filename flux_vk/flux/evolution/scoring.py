@@ -24,6 +24,11 @@ from .recording import Recording
 LEAST = -50.0
 """The least log-likelihood of a position: what is less likely than e^-50 counts as that."""
 NO_PICK = 0xFFFFFFFF
+MOST_STEPS = 256
+"""A program that takes more steps for a candidate counts as trapped: endless ones must not hold a generation up."""
+LANE_STEPS = 4096
+"""Steps that one invocation may take for all its candidates; llvmpipe ends its loops after 65,535 turns, and an
+instruction takes 13 of them at most."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,11 @@ class Outcome:
 
 
 class Scorer:
-    """Scores up to `population` programs at a time; its chain is recorded once."""
+    """Scores up to `population` programs at a time; its chain is recorded once. `max_steps` is the step limit."""
 
-    def __init__(self, device: Device, recording: Recording, population: int, max_steps: int = GPU_STEPS) -> None:
+    def __init__(self, device: Device, recording: Recording, population: int) -> None:
         self.recording = recording
+        wg, self.max_steps = _shape(device, recording.cand.shape[1])
         self._device = device
         self._words = code_words(MOST_BYTES)
         self._shape = (population, recording.positions)
@@ -57,7 +63,7 @@ class Scorer:
         chain.dispatch(
             "flux_fitness", row_info=device.array(recording.row_info), cand=device.array(recording.cand),
             code=self._code, target=device.array(recording.target), base=device.array(recording.base),
-            loglik=self._loglik, pick=self._pick, traps=self._traps, max_steps=max_steps, least=LEAST,
+            loglik=self._loglik, pick=self._pick, traps=self._traps, max_steps=self.max_steps, least=LEAST, WG=wg,
         )  # fmt: skip
         self._step = chain.record()
 
@@ -84,6 +90,12 @@ class Scorer:
             )
             for i, program in enumerate(programs)
         ]  # fmt: skip
+
+
+def _shape(device: Device, candidates: int) -> tuple[int, int]:
+    """Invocations of a workgroup and the step limit. On CPU drivers small workgroups wait less for each other."""
+    wg = 16 if device.family == "cpu" and candidates <= 256 else 32
+    return wg, min(MOST_STEPS, LANE_STEPS // -(-candidates // wg))
 
 
 def scores(
