@@ -11,7 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import flux as flux
     from .decode.params import SamplingParams as SamplingParams
+    from .decode.swarm import Swarm as Swarm
     from .engine.model import Model as Model
     from .engine.model import load as load
     from .errors import FluxError as FluxError
@@ -19,22 +21,26 @@ if TYPE_CHECKING:
     from .gpu.chain import Arena as Arena
     from .gpu.chain import Chain as Chain
     from .gpu.device import Device as Device
+    from .text.grammar import Grammar as Grammar
     from .text.tokenizer import Tokenizer as Tokenizer
 
 __version__ = "0.1.0"
 
+_ROOMS = ("flux",)
 _HOMES = {
     "Arena": "gpu.chain", "Buffer": "gpu.buffer", "Chain": "gpu.chain", "Device": "gpu.device",
-    "FluxError": "errors", "Model": "engine.model", "SamplingParams": "decode.params", "Tokenizer": "text.tokenizer",
-    "load": "engine.model",
+    "FluxError": "errors", "Grammar": "text.grammar", "Model": "engine.model", "SamplingParams": "decode.params",
+    "Swarm": "decode.swarm", "Tokenizer": "text.tokenizer", "load": "engine.model",
 }  # fmt: skip
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = ["__version__", *sorted([*_HOMES, *_ROOMS])]
 
 
 def __getattr__(name: str) -> Any:
     """Names are looked up late, so that `import flux_vk` stays light and works where Vulkan does not."""
-    if name not in _HOMES:
-        raise AttributeError(f"flux_vk has no {name!r}")
     import importlib
 
+    if name in _ROOMS:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"flux_vk has no {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

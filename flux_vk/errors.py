@@ -26,8 +26,16 @@ class TokenizerError(InputError):
     """A vocabulary or a chat template cannot be used."""
 
 
+class GrammarError(InputError):
+    """A grammar or JSON schema is malformed, asks for what is not supported, or cannot be met with this vocabulary."""
+
+
 class ModelError(InputError):
     """A readable GGUF file does not describe a model that can run here (architecture, keys, tensor shapes)."""
+
+
+class ProgramError(InputError):
+    """A FLUX program cannot be used: names file, line and column of its source, or the offsets in its bytecode."""
 
 
 class ContractError(FluxError):

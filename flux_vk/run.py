@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: RunOptions) -> int:
     """Read the prompt, load the model, answer."""
     from flux_vk.cli.prompt import read_prompt
+    from flux_vk.cli.steering import Steering
     from flux_vk.cli.terminal import Terminal
     from flux_vk.decode import SamplingParams
     from flux_vk.logs import setup_logging
@@ -29,6 +30,7 @@ def run(options: RunOptions) -> int:
     terminal = Terminal(options.quiet)
     prompt = None if options.interactive else read_prompt(options)
     params = SamplingParams(**options.sampling)
+    steering = Steering.of(options)
     from flux_vk.engine.model import load
 
     with terminal.progress(f"Loading {options.model.name}", "bytes") as progress:
@@ -40,10 +42,10 @@ def run(options: RunOptions) -> int:
         if prompt is not None:
             from flux_vk.cli.once import run_once
 
-            return run_once(options, model, terminal, prompt, params)
+            return run_once(options, model, terminal, prompt, params, steering)
         from flux_vk.cli.chat import Chat
 
-        return Chat(options, model, terminal, params).run()
+        return Chat(options, model, terminal, params, steering).run()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 #include "sample_top.contract.glsl"
 #include "include/sample_collect.glsl"
 #include "include/sample_select.glsl"
+#include "include/sample_exact.glsl"
 
 // One workgroup per row that asks for log-probabilities: the most likely tokens of softmax(logits), before bias and
 // penalties, and the logsumexp that sample_commit needs for the token that was drawn.
@@ -23,21 +24,6 @@ float log_sum(uint row, float top) {
         barrier();
     }
     return top + log_pos(s_sum[0]);
-}
-
-// Exactly the n best into the list, also where so many are equal that the bound let too many through.
-void collect_exact(uint row, uint n) {
-    cut_count(row, n);
-    barrier();
-    if (gl_LocalInvocationIndex == 0u) s_n = 0u;
-    barrier();
-    for (uint i = gl_LocalInvocationIndex; i < (p.V + 3u) / 4u; i += WG) {
-        uvec4 keys = load_keys(row, i);
-        for (uint c = 0u; c < 4u; c++) {
-            if (keys[c] != 0u && inside(keys[c], 4u * i + c)) push_entry(keys[c], 4u * i + c);
-        }
-    }
-    barrier();
 }
 
 void main() {

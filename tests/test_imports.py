@@ -32,8 +32,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
 }
 # Imported late by what only benchmarks and tests use, which says what to install where it is missing.
 OPTIONAL = {
+    "flux_vk/flux/heatmap.py": {"matplotlib"},
     "flux_vk/models/reference.py": {"gguf"},
     "flux_vk/cli/bench_plots.py": {"matplotlib"},
+    "flux_vk/text/grammar.py": {"llguidance"},
+    "flux_vk/text/matching.py": {"llguidance"},
     "flux_vk/cli/peer_worker.py": {"xllamacpp", "llama_cpp"},
 }
 
@@ -65,9 +68,14 @@ def imported(path: Path) -> list[tuple[int, str]]:
 
 
 def room_of(parts: tuple[str, ...]) -> str:
-    """A module's room: a folder of ROOMS, "ground", or "top" (the package's root and what `-m` runs)."""
+    """A module's room: a folder of ROOMS, "ground", or "top" (the package's root and what `-m` runs).
+
+    What `-m` runs of a room (its `__main__`) is a command line.
+    """
     if not parts:
         return "top"
+    if parts[-1] == "__main__":
+        return "cli"
     if parts[0] in ROOMS:
         return parts[0]
     return "ground" if parts[0] in (*GROUND, "_kompute") else "top"

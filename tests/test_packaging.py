@@ -186,6 +186,8 @@ def check_content(wheel: Path, repo_root: Path) -> None:
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     assert [name for name in names if name.endswith(".so")] == [f"flux_vk/_kompute{suffix}"]
     assert {"flux_vk/py.typed", "flux_vk/spirv/index.json", "flux_vk/demo/flux-demo-5m-Q8_0.gguf"} <= names
+    agents = {path.name for path in (repo_root / "flux_vk" / "flux" / "agents").glob("*.flx")}
+    assert agents and agents == {Path(name).name for name in names if name.startswith("flux_vk/flux/agents/")}
     sources = {path.relative_to(repo_root).as_posix() for path in (repo_root / "flux_vk").rglob("*.py")}
     assert sources <= names
     kernels = {path.stem for path in (repo_root / "kernels").glob("*.toml")}

@@ -16,6 +16,7 @@ from flux_vk.cli.terminal import Terminal, summary
 from flux_vk.errors import ContextFull, InputError
 
 if TYPE_CHECKING:
+    from flux_vk.cli.steering import Steering
     from flux_vk.decode import SamplingParams
     from flux_vk.engine.generation import Token
     from flux_vk.engine.model import Model
@@ -31,11 +32,14 @@ PROMPT = "> "
 class Chat:
     """A conversation with a model. Without a chat template every line is continued as text, each on its own."""
 
-    def __init__(self, options: RunOptions, model: Model, terminal: Terminal, params: SamplingParams) -> None:
+    def __init__(
+        self, options: RunOptions, model: Model, terminal: Terminal, params: SamplingParams, steering: Steering
+    ) -> None:
         self._options = options
         self._model = model
         self._terminal = terminal
         self._params = params
+        self._steering = steering
         as_chat = options.chat if options.chat is not None else model.template is not None
         self._template = template_of(model, options.model) if as_chat else None
         self._messages = opening(options)
@@ -115,7 +119,7 @@ class Chat:
                 prompt = chat_ids(self._model, self._template, asked)
             with terminal.whole_lines():
                 generation = answer(
-                    self._options, self._model, terminal, prompt, self._params, show, self._session
+                    self._options, self._model, terminal, prompt, self._params, show, self._steering, self._session
                 )
         except ContextFull as error:
             terminal.report(f"flux_vk: {error} (/reset begins afresh)")
@@ -126,6 +130,8 @@ class Chat:
         terminal.end_line()
         self._messages = [*asked, {"role": "assistant", "content": generation.text}]
         terminal.note(summary(generation, self._model.device.name, seed=False))
+        for note in self._steering.notes(generation):
+            terminal.note(note)
         if generation.finish_reason == "context":
             terminal.note("(the context is full: /reset begins afresh; -c or --context-shift make it last longer)")
         cancelled = generation.finish_reason == "cancelled"

@@ -20,13 +20,16 @@ from flux_vk.cli.prompt import chat_ids, opening, template_of
 from flux_vk.cli.terminal import Terminal, summary
 
 if TYPE_CHECKING:
+    from flux_vk.cli.steering import Steering
     from flux_vk.decode import SamplingParams
     from flux_vk.engine.generation import Generation, Token
     from flux_vk.engine.model import Model, Session
     from flux_vk.gpu import Profile
 
 
-def run_once(options: RunOptions, model: Model, terminal: Terminal, prompt: str, params: SamplingParams) -> int:
+def run_once(
+    options: RunOptions, model: Model, terminal: Terminal, prompt: str, params: SamplingParams, steering: Steering
+) -> int:
     """Write the answer to `prompt`. Returns the exit code: 0, or 130 after Ctrl-C, which keeps text and figures."""
     begin: str | list[int] = prompt
     if options.chat:
@@ -48,12 +51,13 @@ def run_once(options: RunOptions, model: Model, terminal: Terminal, prompt: str,
             terminal.write(token.piece)
 
     with terminal.whole_lines():
-        generation = answer(options, model, terminal, begin, params, show)
+        generation = answer(options, model, terminal, begin, params, show, steering)
     profile = model.profile(prompt_tokens=len(generation.prompt_tokens)) if options.profile else None
     if options.json:
         found = as_object(generation, model)
         if wanted:
             found["logprobs"] = [logprob_entry(model, t) for t in tokens]
+        found |= steering.objects()
         if profile is not None:
             found["profile"] = {"prefill": profile[0].by_kernel(), "decode": profile[1].by_kernel()}
             found["profile"]["gaps"] = {"prefill": profile[0].gaps(), "decode": profile[1].gaps()}
@@ -62,6 +66,8 @@ def run_once(options: RunOptions, model: Model, terminal: Terminal, prompt: str,
     else:
         terminal.end_line()
         terminal.note(summary(generation, model.device.name, seed="seed" not in options.sampling and not params.greedy))
+        for note in steering.notes(generation):
+            terminal.note(note)
         if wanted:
             terminal.report(logprob_table(model, tokens))
     if profile is not None:
@@ -119,13 +125,14 @@ def answer(
     prompt: str | list[int],
     params: SamplingParams,
     show: Callable[[Token], None],
+    steering: Steering,
     session: Session | None = None,
 ) -> Generation:
     """Generate with a progress bar for a long prompt; `show` gets every token. Ctrl-C ends it after the next token."""
     with terminal.progress("Reading the prompt") as progress:
         generation = model.start(
             prompt, params, max_tokens=options.max_tokens, stop=options.stop, session=session,
-            prompt_progress=progress,
+            grammar=steering.grammar, agents=steering.swarm, trace=options.agents.trace, prompt_progress=progress,
         )  # fmt: skip
         with interrupt_cancels(generation):
             for token in generation:

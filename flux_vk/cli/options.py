@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flux_vk.cli.agent_options import AgentOptions, add_agent_options, agent_options
 from flux_vk.cli.common import Parser, text, whole
+from flux_vk.cli.grammar_options import GrammarFile, add_grammar_options, grammar_file
 from flux_vk.cli.sampling_options import add_sampling_options, sampling_of
 from flux_vk.errors import InputError
 
@@ -36,7 +38,9 @@ class RunOptions:
     quiet: bool = False
     profile: bool = False
     debug: bool = False
+    grammar: GrammarFile | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
+    agents: AgentOptions = AgentOptions()
 
     @property
     def interactive(self) -> bool:
@@ -67,6 +71,8 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         parser.error("--mirostat takes no --samplers: only bias and temperature act beside it")
     if a.system is not None and (a.chat is False or (a.chat is None and not interactive)):
         parser.error("--system belongs to a chat: add --chat")
+    if a.trace is not None and interactive:
+        parser.error("--trace tells of one answer: give a prompt with -p TEXT or -f FILE")
     try:
         model = a.model if a.model is not None else demo_model()
     except InputError as error:
@@ -75,7 +81,8 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
     return RunOptions(
         model=model, prompt=a.prompt, file=a.file, max_tokens=tokens, context=a.context, kv_type=a.kv_type,
         context_shift=a.context_shift, device=a.device, chat=a.chat, system=a.system, stop=tuple(a.stop or ()),
-        json=a.json, quiet=a.quiet, profile=a.profile, debug=a.debug, sampling=sampling_of(a),
+        json=a.json, quiet=a.quiet, profile=a.profile, debug=a.debug, grammar=grammar_file(a),
+        sampling=sampling_of(a), agents=agent_options(parser, a),
     )  # fmt: skip
 
 
@@ -108,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     g.add_argument("--stop", action="append", type=text("a text"), metavar="TEXT", help="end before this; repeatable")
     g.add_argument("--device", type=text("an index or part of a name"), help="index or name part; see flux_vk.info")
     add_sampling_options(p.add_argument_group("sampling"))
+    add_grammar_options(p)
+    add_agent_options(p)
     c = p.add_argument_group("chat")
     c.add_argument(
         "--chat", action=argparse.BooleanOptionalAction, default=None,

@@ -11,9 +11,11 @@ from ..errors import InputError
 from ..gpu.buffer import Buffer
 from ..gpu.chain import Chain
 from ..gpu.fusion import give_maxima
+from .agents import AgentState
 from .drawing import Drawing
 from .params import MAX_BIAS
 from .state import TOP_WORDS, SamplerState
+from .voting import add_agents, add_trust, row_bytes
 
 PLAIN = Drawing()
 BLOCKS_PER_GROUP = 64
@@ -33,6 +35,7 @@ def add_sampling(
     *,
     drawing: Drawing = PLAIN,
     exact: bool = False,
+    agents: AgentState | None = None,
 ) -> None:
     """Sample one token for each of the first `n` rows.
 
@@ -41,20 +44,23 @@ def add_sampling(
     the new one stands at row_pos + 1.
     Writes slot_token, slot_pos, history, ring and, for slots that ask, log-probabilities. drawing: what the slots of
     these rows ask for at most; kernels that none of them needs are left out. `exact=True` turns the short lists off:
-    every row goes by the selection over the whole vocabulary, with the same tokens.
+    every row goes by the selection over the whole vocabulary, with the same tokens. agents: the slots' swarms, whose
+    votes take the place of the logits where `drawing` says so.
     """
+    if drawing.agents and agents is None:
+        raise InputError(f"drawing.agents is {drawing.agents}, and no agents are given; expected an AgentState")
     if logits.shape[1:] != (state.vocab,):
         raise InputError(f"logits have shape {list(logits.shape)}; expected rows of {state.vocab}")
     for name, buffer in (("logits", logits), ("row_slot", row_slot), ("row_pos", row_pos)):
         if not 0 <= n <= buffer.shape[0]:
             raise InputError(f"{name} has {buffer.shape[0]} rows; expected at least n = {n}")
     limit = chain.device.max_range
-    fit = min(limit // (4 * state.vocab), _MAX_ROWS)
+    fit = min(limit // max(4 * state.vocab, row_bytes(drawing, state.vocab)), _MAX_ROWS)
     window = fit if fit >= n else max(fit // _ROWS_STEP, 1) * _ROWS_STEP
     for start in range(0, n, window):
         stop = min(start + window, n)
         part = [b.rows(start, stop) for b in (logits, row_slot, row_pos)]
-        _add_rows(chain, state, part[0], part[1], part[2], drawing, exact)
+        _add_rows(chain, state, part[0], part[1], part[2], drawing, exact, agents)
 
 
 def _pick_width(chain: Chain) -> int:
@@ -71,8 +77,9 @@ def ordered_width(family: str, vocab: int) -> int:
 
 
 def _add_rows(
-    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing, exact: bool
-) -> None:
+    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing, exact: bool,
+    agents: AgentState | None,
+) -> None:  # fmt: skip
     rows, vocab = logits.shape
     blocks = -(-vocab // LOGITS_PER_GROUP) * BLOCKS_PER_GROUP
     s = state
@@ -86,7 +93,16 @@ def _add_rows(
             logits=logits, row_slot=row_slot, params=s.params, maxima=raw_maxima, sums=sums, top=top,
             WG=_pick_width(chain),
         )  # fmt: skip
-    model_logits, logits = logits, _work_logits(chain, state, logits, row_slot, row_pos, drawing)
+    # Samplers change logits: those of the model, which sample_commit puts right again, or others in scratch.
+    model_logits, vote = logits, None
+    if drawing.masked:
+        logits = s.masks.add(chain, logits, row_slot)
+    if agents is not None and drawing.agents:
+        vote = add_agents(chain, agents, state, logits, row_slot, row_pos, drawing)
+        logits = vote.consensus
+    if drawing.complete and logits is model_logits:
+        logits = chain.scratch(model_logits.shape)
+        chain.copy(src=model_logits, dst=logits)
     saved = chain.scratch((rows, MAX_BIAS + s.history_size, 2), "u32")
     picked = chain.scratch((rows, 2), "u32")
     by_mass = vocab > SHORT_LIST and not exact
@@ -118,23 +134,14 @@ def _add_rows(
             changes=changes, carry=s.carry_ring, picked=picked, exact=int(exact),
             WG=ordered_width(chain.device.family, s.vocab),
         )  # fmt: skip
+    if vote is not None:
+        add_trust(chain, vote, picked)
     results = {"top": top} if top is not None else {}
     chain.sample_commit(
         logits=model_logits, row_slot=row_slot, row_pos=row_pos, params=s.params, saved=saved, picked=picked,
         restore=int(logits is model_logits), slot_token=s.slot_token, slot_pos=s.slot_pos, history=s.history,
         hist_count=s.hist_count, ring=s.ring, lp_ring=s.lp_ring, status=s.status, B=MAX_BIAS, **results,
     )  # fmt: skip
-
-
-def _work_logits(
-    chain: Chain, state: SamplerState, logits: Buffer, row_slot: Buffer, row_pos: Buffer, drawing: Drawing
-) -> Buffer:
-    """The logits that samplers change: the model's own, which sample_commit puts right again, or others in scratch."""
-    if not drawing.complete:
-        return logits
-    work = chain.scratch(logits.shape)
-    chain.copy(src=logits, dst=work)
-    return work
 
 
 def _zeroed(chain: Chain, rows: int, blocks: int) -> tuple[Buffer, Buffer, Buffer]:

@@ -15,6 +15,7 @@ from ..errors import FluxError, InputError
 from ..gpu.buffer import Buffer
 from ..gpu.device import BaseDevice
 from .breakers import MAX_SEQUENCES, Breakers
+from .masks import TokenMasks
 from .params import MAX_BIAS, MAX_LOGPROBS, SamplingParams
 from .words import ORDER_WORDS, PARAM_WORDS, first_carry, pack_order, pack_params
 
@@ -62,6 +63,7 @@ class SamplerState:
         self.lp_ring = dev.host((slots, ring, TOP_WORDS), "u32")
         self.carry_ring = dev.host((slots, ring, 4), "f32")
         self.status = dev.host((slots,), "u32")
+        self.masks = TokenMasks(dev, slots, vocab)
         for buffer in (self.params, self.order, self.hist_count, self.slot_token, self.slot_pos):
             buffer.write(np.zeros(buffer.shape, np.uint32))
         for host in (self.ring, self.lp_ring, self.carry_ring, self.status):
@@ -74,6 +76,7 @@ class SamplerState:
         return (
             self.params, self.order, self.breaker_bits, self.breakers, self.bias_id, self.bias, self.history,
             self.hist_count, self.slot_token, self.slot_pos, self.ring, self.lp_ring, self.carry_ring, self.status,
+            *self.masks.buffers,
         )  # fmt: skip
 
     def set_slot(
@@ -109,6 +112,7 @@ class SamplerState:
         for buffer, value in ((self.hist_count, recent.size), (self.slot_token, last), (self.slot_pos, pos)):
             buffer.rows(slot, slot + 1).write(np.array([value], np.uint32))
         self.status.view()[slot] = 0
+        self.masks.clear(slot)
 
     def _checked(self, slot: int, params: SamplingParams, history: Sequence[int]) -> npt.NDArray[np.int64]:
         """The tokens that are remembered. Raises InputError where something does not fit."""

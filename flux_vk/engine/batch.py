@@ -1,5 +1,8 @@
 """Decode steps of several sequences together: one submit gives each its next token. Steps may run ahead.
 
+Where the host has a say in each token (a grammar), a step is two submits: a forward pass, and the draw from its logits.
+The next forward pass is submitted directly behind the draw, so that it runs while the host looks at the token.
+
 Not for: what comes of the tokens (stream.py) or who takes part (loop.py).
 """
 
@@ -44,32 +47,44 @@ class Batch:
         self.runner = runner
         self.group = group
         self.sequences: tuple[Sequence, ...] = ()
+        self.split = False  # steps are started by `start` and go on with `draw`
         self._key: tuple[Any, ...] = ()
+        self._draw_key: tuple[Any, ...] = ()
         # Weak: what a batch is still waiting for does not keep the memory of a model that was closed.
         self._flying: deque[tuple[weakref.ref[Recorded], int]] = deque()
+        self._forward: tuple[weakref.ref[Recorded], int] | None = None  # one whose tokens are not drawn yet
 
     @property
     def in_flight(self) -> int:
-        """Steps submitted and not yet finished."""
-        return len(self._flying)
+        """Steps started and not yet finished."""
+        return len(self._flying) + (self._forward is not None)
+
+    @property
+    def may_start(self) -> bool:
+        """Whether another step may be started now."""
+        return self._forward is None if self.split else self.in_flight < self.runner.depth
 
     def compose(self, sequences: Seq[Sequence], drawing: Drawing = PLAIN) -> None:
         """Say whose tokens the next steps draw (at most 32, each with its first token drawn). Nothing may be in flight.
 
         drawing: what their sampling asks for, all together.
         """
-        if self._flying:
-            raise FluxError(f"{len(self._flying)} steps are in flight; finish them before the batch is changed")
+        if self.in_flight:
+            raise FluxError(f"{self.in_flight} steps are in flight; finish them before the batch is changed")
         self.sequences = tuple(sequences)
         numbers = np.full(SIZES[-1], PADDING, np.uint32)
         numbers[: len(sequences)] = [s.slot for s in sequences]
         with self.runner.lock:
             self.runner.buffers.group_slots(self.group).view()[:] = numbers
-        self._key = ("decode", size_for(max(1, len(sequences))), self.group, drawing)
+        rows = size_for(max(1, len(sequences)))
+        self.split = drawing.masked
+        self._key = ("forward", rows, self.group) if self.split else ("decode", rows, self.group, drawing)
+        self._draw_key = ("draw", rows, self.group, drawing)
 
     def start(self) -> None:
-        """Submit one step behind those in flight. Raises ContextFull where a sequence finds no page."""
-        runner, ahead = self.runner, len(self._flying)
+        """Submit one step, or the forward pass of one, behind those in flight. Raises ContextFull where a sequence
+        finds no page."""
+        runner, ahead = self.runner, self.in_flight
         with runner.lock:
             furthest = 0
             for sequence in self.sequences:
@@ -77,10 +92,21 @@ class Batch:
                 runner.reach(sequence, position)
                 furthest = max(furthest, position)
             step = runner.recorded((*self._key, runner.is_long(furthest)))
+            submitted = weakref.ref(step), step.submit()
+        if self.split:
+            self._forward = submitted
+        else:
+            self._flying.append(submitted)
+
+    def draw(self) -> None:
+        """Submit the second half of a split step that was started: its tokens, as the masks are now."""
+        with self.runner.lock:
+            step = self.runner.recorded(self._draw_key)
             self._flying.append((weakref.ref(step), step.submit()))
+        self._forward = None
 
     def finish(self) -> None:
-        """Wait for the oldest step in flight."""
+        """Wait for the oldest step in flight, of a split one for the tokens that were drawn."""
         reference, number = self._flying.popleft()
         step = reference()
         if step is not None:  # else it was waited for when the runner dropped it
@@ -88,6 +114,9 @@ class Batch:
 
     def settle(self) -> None:
         """Wait for steps whose results nobody wants, whatever comes of them."""
+        if self._forward is not None:
+            self._flying.append(self._forward)
+            self._forward = None
         while self._flying:
             try:
                 self.finish()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..decode import SamplerState
+from ..decode import AgentState, SamplerState
 from ..errors import ModelError
 from ..gpu import Arena, Buffer, Chain, Device
 from ..models import ModelConfig, StepIO, Weights
@@ -99,12 +99,37 @@ class EngineBuffers:
         # Slot numbers of the rows of decode steps, by group; each row bindable by itself.
         self._group_slots = device.host((slots, max(SIZES[-1], device.alignment // 4)), "u32")
         self.logits = device.empty((limits.logit_rows(config.vocab_size), config.vocab_size))
+        self._agents: AgentState | None = None
+        self._own_logits: dict[tuple[int, int], Buffer] = {}
         self.sampler = SamplerState(device, slots=slots, vocab=config.vocab_size, history=limits.history, ring=RING)
 
     def group_slots(self, group: int) -> Buffer:
         """The buffer u32[32] of a group's slot numbers, visible to the host."""
         row = self._group_slots.rows(group, group + 1)
         return row.reshape(row.shape[1]).rows(0, SIZES[-1])
+
+    @property
+    def agents(self) -> AgentState:
+        """The slots' swarms, taken when first asked for. Raises OutOfDeviceMemory."""
+        if self._agents is None:
+            s = self.sampler
+            self._agents = AgentState(self.arena.device, slots=s.slots, vocab=s.vocab, ring=RING)
+        return self._agents
+
+    def clear_agents(self, slot: int) -> None:
+        """Nobody votes for this slot's tokens."""
+        if self._agents is not None:
+            self._agents.clear_slot(slot)
+
+    def own_logits(self, group: int, rows: int) -> Buffer:
+        """Logits f32[rows, V] that no other group writes, for steps in two halves; taken when first asked for.
+
+        Raises OutOfDeviceMemory.
+        """
+        found = self._own_logits.get((group, rows))
+        if found is None:
+            found = self._own_logits[group, rows] = self.arena.device.empty((rows, self.logits.shape[1]))
+        return found
 
     def step_grid(self, chain: Chain) -> tuple[Buffer | None, dict[str, int]]:
         """A grid for a chain's attention and the numbers `fetch_rows` fills it from; none where one chunk holds all."""

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..decode import SamplingParams, find_breakers
+from ..decode import SamplingParams, Swarm
 from ..decode.state import check_history
 from ..errors import ContextFull, InputError
+from ..text import Grammar
 from .loop import Loop
 from .stops import StopText
 from .stream import NO_LIMIT, Stream, Token
+from .swarms import StreamSwarm
 
 if TYPE_CHECKING:
     from .model import Model
@@ -26,8 +30,8 @@ __all__ = ["Generation", "StopText", "Token", "Written"]
 class Written:
     """What is written behind one prompt: `text`, `tokens`, `finish_reason` and `timings`, complete or on the way.
 
-    finish_reason: "stop" (end token or stop string), "length" (max_tokens), "context" (prompt and text fill the
-    context), "cancelled" (`cancel()`, or the iteration was left or failed).
+    finish_reason: "stop" (end token, stop string, or a grammar that allows nothing more), "length" (max_tokens),
+    "context" (prompt and text fill the context), "cancelled" (`cancel()`, or the iteration was left or failed).
     """
 
     def __init__(self, stream: Stream, load_seconds: float) -> None:
@@ -95,8 +99,11 @@ class Generation(Written):
         stop: Seq[str] = (),
         session: Session | None = None,
         prompt_progress: Callable[[int, int], None] | None = None,
+        grammar: Grammar | None = None,
+        agents: Swarm | None = None,
+        trace: str | PathLike[str] | None = None,
     ) -> None:
-        stream = make_stream(model, prompt, params, max_tokens, stop, prompt_progress)
+        stream = make_stream(model, prompt, params, max_tokens, stop, prompt_progress, grammar, agents, trace)
         if session is not None and session.model is not model:
             raise InputError("the session belongs to another model; make one with this model's session()")
         super().__init__(stream, model.load_seconds)
@@ -120,8 +127,11 @@ def make_stream(
     max_tokens: int | None,
     stop: Seq[str],
     progress: Callable[[int, int], None] | None,
+    grammar: Grammar | None = None,
+    agents: Swarm | None = None,
+    trace: str | PathLike[str] | None = None,
 ) -> Stream:
-    """A stream, checked. Raises InputError, ContextFull."""
+    """A stream, checked. Raises InputError, GrammarError, ContextFull."""
     runner, ids = model.runner, model.prompt_ids(prompt)
     if max_tokens is not None and max_tokens < 0:
         raise InputError(f"max_tokens is {max_tokens}; expected 0 or more")
@@ -134,9 +144,33 @@ def make_stream(
             f"{model.config.context_length}), or allow the context to shift"
         )
     wanted = NO_LIMIT if max_tokens is None else max_tokens
-    breakers = find_breakers(model.tokenizer, params.dry_sequence_breakers) if params.dry else None
-    wake = runner.slots.wake
-    return Stream(model.tokenizer, ids, params, wanted, StopText(stop), progress, wake=wake, breakers=breakers)
+    matcher = None
+    if grammar is not None:
+        if not isinstance(grammar, Grammar):
+            raise InputError(f"grammar is a {type(grammar).__name__}; expected a Grammar: Grammar.from_file, ...")
+        matcher = model.grammar_vocabulary.matcher(grammar)
+    swarm = _stream_swarm(model, params, agents, trace)
+    return Stream(
+        model.tokenizer, ids, params, wanted, StopText(stop), progress=progress, matcher=matcher, swarm=swarm,
+        wake=runner.slots.wake, breakers=model.breakers(tuple(params.dry_sequence_breakers)) if params.dry else None,
+    )  # fmt: skip
+
+
+def _stream_swarm(
+    model: Model, params: SamplingParams, agents: Swarm | None, trace: str | PathLike[str] | None
+) -> StreamSwarm | None:
+    if agents is None:
+        if trace is not None:
+            raise InputError(f"trace is {str(trace)!r} and nobody votes; give agents=, or leave trace out")
+        return None
+    if not isinstance(agents, Swarm):
+        raise InputError(f"agents is a {type(agents).__name__}; expected a Swarm: Swarm([('conservative', 0.5), ...])")
+
+    def text_of(token: int) -> str:
+        return model.tokenizer.piece(token).decode("utf-8", "replace")
+
+    path, name = None if trace is None else Path(trace), model.config.name or ""
+    return StreamSwarm(agents, model.config.vocab_size, text_of, path, name, params.resolved_seed)
 
 
 def _check_params(params: SamplingParams, vocab: int, history: int) -> None:

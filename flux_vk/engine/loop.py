@@ -15,7 +15,7 @@ from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
 from ..decode.drawing import Drawing
-from ..errors import ContextFull
+from ..errors import ContextFull, FluxError
 from .batch import SIZES, Batch
 from .pages import pages_for
 from .stream import Stream, Token
@@ -67,6 +67,8 @@ class Loop:
         finally:
             for stream in self._streams:
                 stream.finish_reason = stream.finish_reason or "cancelled"
+                if stream.swarm is not None:
+                    stream.swarm.close()
             self._ended = [s for s in self._streams if s.sequence is not None]
             self._live.clear()
             self._release()
@@ -194,6 +196,8 @@ class Loop:
         with self.runner.lock:
             done = sequence.keep_prefix(ids)
         self.runner.set_sampling(sequence, stream.params, ids, stream.carry, stream.breakers)
+        self._write_mask(stream)
+        self._set_agents(stream)
         return sequence, ids, done
 
     def _start(self) -> None:
@@ -210,7 +214,7 @@ class Loop:
                 self._left = min(s.may_run(limits, s.sequence.length) for s in self._live if s.sequence is not None)
                 self._stale = False
             try:
-                while self._left and self._batch.in_flight < self.runner.depth:
+                while self._left and self._batch.may_start:
                     self._batch.start()
                     self._left -= 1
                 return
@@ -224,9 +228,13 @@ class Loop:
 
     def _step(self) -> Iterator[Drawn]:
         """The tokens of the oldest step in flight. The next steps run while these are looked at."""
+        if any(s.swarm is not None and s.swarm.stale for s in self._live):
+            self._rewind()
         if not self._in_flight:
             self._start()
         assert self._batch is not None, "streams that live have a batch"
+        if self._batch.split:
+            self._draw()
         self._batch.finish()
         now = time.perf_counter()
         drawn = []
@@ -246,16 +254,60 @@ class Loop:
             self._start()
         yield from drawn
 
+    def _rewind(self) -> None:
+        """Throw away steps that ran ahead of a change to a swarm: the next token is drawn with it."""
+        assert self._batch is not None, "streams that live have a batch"
+        self._batch.settle()
+        for stream in self._live:
+            assert stream.sequence is not None
+            self.runner.rewind(stream.sequence, stream.params, stream.ids())
+            self._write_mask(stream)
+            self._set_agents(stream)
+        self._stale = True
+
+    def _set_agents(self, stream: Stream) -> None:
+        """Give a stream's slot to its swarm, or to nobody. No step of the slot is in flight."""
+        assert stream.sequence is not None
+        with self.runner.lock:
+            if stream.swarm is None:
+                self.runner.buffers.clear_agents(stream.sequence.slot)
+            else:
+                stream.swarm.begin(self.runner.buffers.agents, stream.sequence.slot)
+
+    def _draw(self) -> None:
+        """Work out what may come next, while the forward pass runs; draw from it, with the next forward pass behind."""
+        assert self._batch is not None, "streams that live have a batch"
+        for stream in self._live:
+            self._write_mask(stream)
+        for stream in self._ended:  # their rows are still drawn, and nobody looks at what
+            if stream.sequence is not None:
+                self.runner.sampler.masks.clear(stream.sequence.slot)
+        self._batch.draw()
+        if not self._stale and not self._may_join():
+            self._start()
+
+    def _write_mask(self, stream: Stream) -> None:
+        """Let the sampler know which tokens a stream's grammar allows next. Raises GrammarError where there is none."""
+        if stream.matcher is not None and stream.sequence is not None:
+            self.runner.sampler.masks.write(stream.sequence.slot, stream.matcher.mask())
+
     def _take(self, stream: Stream, now: float) -> Token:
         """The token drawn behind what is cached of a stream, as its user gets it."""
         sequence, sampler = stream.sequence, self.runner.sampler
         assert sequence is not None
         position = sequence.length
-        token = sampler.token(sequence.slot, position)
+        try:
+            token = sampler.token(sequence.slot, position)
+        except FluxError as error:
+            raise error if stream.matcher is None else stream.matcher.nothing_to_draw(error) from None
         if stream.params.carries:
             stream.carry = sampler.carry(sequence.slot, position)
         shown = stream.take(token, self.runner.limits, position, now)
+        vote = None
+        if stream.swarm is not None:
+            agents, index = self.runner.buffers.agents, len(stream.tokens) - 1
+            vote = stream.swarm.take(agents, sequence.slot, position, index)
         if not stream.logprobs:
-            return Token(token, shown)
+            return Token(token, shown, vote=vote)
         found = sampler.logprobs(sequence.slot, position)
-        return Token(token, shown, found.logprob, list(found.top))
+        return Token(token, shown, found.logprob, list(found.top), vote)

@@ -11,8 +11,9 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..decode import SamplingParams
+from ..decode import SamplingParams, Swarm
 from ..errors import FluxError, InputError
+from ..text import Grammar
 from .generation import Written, make_stream
 from .loop import Loop
 from .stream import Token
@@ -37,6 +38,8 @@ class Many:
         max_tokens: int | Seq[int | None] | None = None,
         stop: Seq[str] | Seq[Seq[str]] = (),
         prompt_progress: Callable[[int, int, int], None] | None = None,
+        grammar: Grammar | None | Seq[Grammar | None] = None,
+        agents: Swarm | None | Seq[Swarm | None] = None,
     ) -> None:
         if isinstance(prompts, str):
             raise InputError("prompts is one text; expected a list of prompts (one text: model.start)")
@@ -45,11 +48,13 @@ class Many:
         most = _each("max_tokens", max_tokens, n, (int, type(None)))
         common = isinstance(stop, str) or all(isinstance(s, str) for s in stop)
         stops: list[Any] = [stop] * n if common else _each("stop", stop, n, str)
+        grammars = _each("grammar", grammar, n, (Grammar, type(None)))
+        swarms = _each("agents", agents, n, (Swarm, type(None)))
         streams = []
         for i in range(n):
             progress = None if prompt_progress is None else partial(prompt_progress, i)
             try:
-                stream = make_stream(model, prompts[i], drawn[i], most[i], stops[i], progress)
+                stream = make_stream(model, prompts[i], drawn[i], most[i], stops[i], progress, grammars[i], swarms[i])
             except FluxError as error:
                 raise type(error)(f"prompt {i}: {error}") from None
             stream.index = i

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import replace
+from functools import cached_property, lru_cache, partial
 from operator import index
 from os import PathLike
 from types import TracebackType
@@ -18,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..decode import SamplingParams
+from ..decode import Breakers, SamplingParams, Swarm, find_breakers
 from ..errors import ContextFull, FluxError, InputError, OutOfDeviceMemory, TokenizerError
 from ..formats.gguf import GGUFFile, open_gguf
 from ..gpu import Device, Profile
 from ..models import ModelConfig, memory_needed, read_config
 from ..models.memory import kv_bytes
 from ..models.weights import fill_weights, prepare_weights
-from ..text import Tokenizer
+from ..text import Grammar, Tokenizer
+from ..text.matching import GrammarVocabulary
 from ..text.vocab import CHAT_TEMPLATE
 from .background import Background
 from .buffers import STEP_ROWS, Limits, check_kv_range, decode_scratch
@@ -189,6 +191,16 @@ class Model:
         """Bytes of weights, kv and activations, as worked out before loading."""
         return dict(self._parts)
 
+    @cached_property
+    def grammar_vocabulary(self) -> GrammarVocabulary:
+        """The vocabulary as grammars see it, made when first asked for. FluxError where llguidance is not installed."""
+        return GrammarVocabulary(self.tokenizer)
+
+    @cached_property
+    def breakers(self) -> Callable[[tuple[str, ...]], Breakers]:
+        """DRY's sequence breakers of texts; looking through a vocabulary takes a while, so some are kept."""
+        return lru_cache(maxsize=16)(partial(find_breakers, self.tokenizer))
+
     # -- generating -----------------------------------------------------------------------------------------------
 
     def prompt_ids(self, prompt: str | Seq[int]) -> list[int]:
@@ -225,14 +237,20 @@ class Model:
         max_tokens: int | None = None,
         stop: Seq[str] = (),
         session: Session | None = None,
+        grammar: Grammar | None = None,
+        agents: Swarm | None = None,
+        trace: str | PathLike[str] | None = None,
         prompt_progress: Callable[[int, int], None] | None = None,
     ) -> Generation:
         """Begin a generation: an iterator of Tokens with `text`, `finish_reason` and `timings`.
 
-        max_tokens: None runs until the model ends its text or the context is full. prompt_progress: called after each
-        step of the prompt with (tokens done, tokens in all). Raises InputError, ContextFull.
+        max_tokens: None runs until the model ends its text or the context is full. grammar: what the text behind the
+        prompt must follow. agents: who votes on every token. trace: a file (JSON lines) that tells of every vote.
+        prompt_progress: called after each step of the prompt with (tokens done, tokens in all).
+        Raises InputError, GrammarError, ContextFull.
         """
-        return Generation(self, prompt, params or SamplingParams(), max_tokens, stop, session, prompt_progress)
+        drawn = params or SamplingParams()
+        return Generation(self, prompt, drawn, max_tokens, stop, session, prompt_progress, grammar, agents, trace)
 
     def start_many(
         self,
@@ -241,16 +259,18 @@ class Model:
         *,
         max_tokens: int | Seq[int | None] | None = None,
         stop: Seq[str] | Seq[Seq[str]] = (),
+        grammar: Grammar | None | Seq[Grammar | None] = None,
+        agents: Swarm | None | Seq[Swarm | None] = None,
         prompt_progress: Callable[[int, int, int], None] | None = None,
     ) -> Many:
         """Begin a generation for each prompt, decoded together: an iterator of (index, Token). Each writes what it
         would write alone.
 
-        params, max_tokens, stop: one for all (the same seed too), or a list with one for each prompt; params=None draws
-        a seed for each. prompt_progress: called with (index, tokens done, tokens in all). Raises InputError,
-        ContextFull.
+        params, max_tokens, stop, grammar, agents: one for all (the same seed too), or a list with one for each prompt;
+        params=None draws a seed for each. prompt_progress: called with (index, tokens done, tokens in all). Raises
+        InputError, GrammarError, ContextFull.
         """
-        return Many(self, prompts, params, max_tokens, stop, prompt_progress)
+        return Many(self, prompts, params, max_tokens, stop, prompt_progress, grammar, agents)
 
     def generate_many(
         self,
@@ -258,6 +278,8 @@ class Model:
         max_tokens: int | Seq[int | None] | None = None,
         *,
         stop: Seq[str] | Seq[Seq[str]] = (),
+        grammar: Grammar | None | Seq[Grammar | None] = None,
+        agents: Swarm | None | Seq[Swarm | None] = None,
         **sampling: Any,
     ) -> list[str]:
         """The texts behind several prompts, decoded together. `sampling`: the fields of SamplingParams.
@@ -265,16 +287,18 @@ class Model:
         Without a seed each prompt gets one of its own.
         """
         params = [SamplingParams(**sampling) for _ in prompts]
-        many = self.start_many(prompts, params, max_tokens=max_tokens, stop=stop)
+        many = self.start_many(prompts, params, max_tokens=max_tokens, stop=stop, grammar=grammar, agents=agents)
         for _ in many:
             pass
         return many.texts
 
     def generate(
-        self, prompt: str | Seq[int], max_tokens: int | None = None, *, stop: Seq[str] = (), **sampling: Any
-    ) -> Iterator[str]:
+        self, prompt: str | Seq[int], max_tokens: int | None = None, *, stop: Seq[str] = (),
+        grammar: Grammar | None = None, agents: Swarm | None = None, **sampling: Any,
+    ) -> Iterator[str]:  # fmt: skip
         """Pieces of text, as they come. `sampling`: the fields of SamplingParams (temperature, top_k, seed, ...)."""
-        generation = self.start(prompt, SamplingParams(**sampling), max_tokens=max_tokens, stop=stop)
+        drawn = SamplingParams(**sampling)
+        generation = self.start(prompt, drawn, max_tokens=max_tokens, stop=stop, grammar=grammar, agents=agents)
         return (token.piece for token in generation if token.piece)
 
     def session(self) -> Session:

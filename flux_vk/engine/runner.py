@@ -6,12 +6,10 @@ Not for: text, stop rules, timings (loop.py, stream.py). One step is prepared an
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,12 +21,12 @@ from ..errors import ArgumentError, FluxError, VulkanError
 from ..gpu import Chain, Device, Profile, Recorded
 from ..gpu.pipelines import Key, first_steps, make_all, warm
 from ..gpu.steps import Dispatch, Step
-from ..models import ModelConfig, Weights, build_step
-from ..models.step import CHUNK_PAGES, attention_blocks
+from ..models import ModelConfig, Weights
 from ..settings import settings
 from .background import Background
 from .batch import PADDING, PLAIN, Batch, size_for
 from .buffers import EngineBuffers, Limits
+from .chains import ChainBuilder
 from .pages import PAGE_SIZE, PagePool, pages_for
 from .sequence import Sequence, Slots
 
@@ -50,7 +48,7 @@ def rows_for(n: int, family: str, most: int) -> int:
     return rows if rows <= most else n
 
 
-class Runner:
+class Runner(ChainBuilder):
     """Steps of one model. Thread-safe where said: take `lock` around anything that submits."""
 
     def __init__(self, device: Device, config: ModelConfig, weights: Weights, limits: Limits, scratch: int = 0) -> None:
@@ -81,47 +79,6 @@ class Runner:
         return self.buffers.sampler
 
     # -- chains ---------------------------------------------------------------------------------------------------
-
-    def prefill_chain(
-        self, rows: int, n_logits: int, sample: bool, drawing: Drawing = PLAIN, context: int = 1
-    ) -> Chain:
-        """A chain for `rows` prompt rows: the forward step, logits of `n_logits` rows, and sampling from them.
-
-        context: keys that a row sees on average, for a profile alone.
-        """
-        b = self.buffers
-        chain = Chain(self.device, b.arena, name=f"prefill of {rows}")
-        io = b.step_io(b.ids.rows(0, rows), b.pos.rows(0, rows), b.slot.rows(0, rows), n_logits, context=context)
-        build_step(chain, self.config, b.weights, io, rows=rows, n_logits=n_logits, prompt=True)
-        if sample:
-            add_sampling(chain, b.sampler, io.logits, b.last_slot, b.last_pos, n=n_logits, drawing=drawing)
-        return chain
-
-    def decode_chain(
-        self, rows: int = 1, group: int = 0, drawing: Drawing = PLAIN, long: bool = False, context: int = 1
-    ) -> Chain:
-        """A chain for the next tokens of the `rows` slots whose numbers stand in a group's buffer.
-
-        Tokens and positions are read from the device and advanced there; rows whose number is no slot are left out.
-        long: attention is a kernel of its own, and where cores would be idle workgroups share the chunks of a context,
-        as many as there are when the step runs; otherwise it may be part of another kernel. The bits are the same.
-        context: tokens, for a profile only.
-        """
-        b = self.buffers
-        chain = Chain(self.device, b.arena, name="decode step" if rows == 1 else f"decode of {rows}")
-        slots = b.group_slots(group).rows(0, rows)
-        ids, pos = chain.scratch((rows,), "u32"), chain.scratch((rows,), "u32")
-        grid, sizes = b.step_grid(chain) if long and self._idle(rows) else (None, {})
-        chain.fetch_rows(
-            slot=slots, slot_token=b.sampler.slot_token, slot_pos=b.sampler.slot_pos, ids=ids, pos=pos,
-            slot_info=b.slot_info if grid else None, grid=grid, **sizes,
-        )  # fmt: skip
-        io = b.step_io(ids, pos, slots, rows, grid, context)
-        if long and grid is None:
-            io = replace(io, counters=None)  # nothing is fused with attention then
-        build_step(chain, self.config, b.weights, io, rows=rows, n_logits=rows)
-        add_sampling(chain, b.sampler, io.logits, slots, pos, n=rows, drawing=drawing)
-        return chain
 
     def prepare(self) -> None:
         """Make the kernels of the largest prefill step: all that the first token of a text takes. Those of decoding are
@@ -160,23 +117,13 @@ class Runner:
             log.debug("kernels of prefill are made when they are used: %s", error)
             return []
 
-    def is_long(self, position: int) -> bool:
-        """Whether a decode step with its furthest row at this position takes the chain for long contexts, those of more
-        than one chunk of attention."""
-        return position >= CHUNK_PAGES[self.device.family] * PAGE_SIZE
-
-    def _idle(self, rows: int) -> bool:
-        """Whether attention over these rows leaves processors idle that could take chunks of its contexts."""
-        return self.device.family != "cpu" or rows * attention_blocks(self.config) < (os.cpu_count() or 1)
-
     def recorded(self, key: tuple[Any, ...]) -> Recorded:
-        """The chain ("decode" or "prefill", arguments of its method), recorded when it is first asked for."""
+        """The chain of a key (see `chain_for`), recorded when it is first asked for."""
         found = self._chains.get(key)
         if found is None:
-            if key[0] == "decode":
-                found = self.decode_chain(*key[1:]).record(copies=self.depth)
-            else:
-                found = self.prefill_chain(*key[1:]).record()
+            # A forward pass is submitted while the one before may still be running.
+            copies = {"decode": self.depth, "forward": 2}.get(key[0], 1)
+            found = self.chain_for(key).record(copies=copies)
             self._chains[key] = found
             while len(self._chains) > PREFILL_CHAINS + 2 * self.limits.sequences:
                 _, old = self._chains.popitem(last=False)
@@ -281,6 +228,12 @@ class Runner:
         with self.lock:
             self._drain()
             self.sampler.set_slot(sequence.slot, params, list(history), len(history), carry, breakers)
+
+    def rewind(self, sequence: Sequence, params: SamplingParams, tokens: Seq[int]) -> None:
+        """Let a slot forget what steps that ran ahead have drawn: `tokens` are those up to now, the last not cached."""
+        with self.lock:
+            self._drain()
+            self.sampler.set_slot(sequence.slot, params, list(tokens), len(tokens) - 1)
 
     # -- sequences ------------------------------------------------------------------------------------------------
 

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..decode import Breakers, SamplingParams
+    from ..flux.trace import TracedToken
     from ..text import StreamDecoder, Tokenizer
+    from ..text.matching import Matcher
     from .buffers import Limits
     from .sequence import Sequence
+    from .swarms import StreamSwarm
 
 NO_LIMIT = 1 << 60
 
@@ -28,13 +31,15 @@ NO_LIMIT = 1 << 60
 class Token:
     """One generated token. `piece` is the text it completes ("" where a character or a stop string may be cut).
 
-    logprob and top (id, log-probability; best first) are there where `logprobs` was asked for.
+    logprob and top (id, log-probability; best first) are there where `logprobs` was asked for, vote where agents voted
+    and a trace is written.
     """
 
     id: int
     piece: str
     logprob: float | None = None
     top: list[tuple[int, float]] = field(default_factory=list)
+    vote: TracedToken | None = None
 
 
 @dataclass(eq=False)
@@ -49,6 +54,7 @@ class Stream:
     params: SamplingParams
     max_tokens: int
     stop: StopText
+    swarm: StreamSwarm | None = None
     progress: Callable[[int, int], None] | None = None
     tokens: list[int] = field(default_factory=list)
     text: str = ""
@@ -64,12 +70,16 @@ class Stream:
     index: int = 0  # among those of a Many
     breakers: Breakers | None = None  # of DRY
     carry: npt.NDArray[np.float32] | None = None  # what its sampler goes on with behind the newest token
+    matcher: Matcher | None = None  # what a grammar still allows
     _decoder: StreamDecoder | None = None
 
     @property
     def drawing(self) -> Drawing:
         """What its sampling needs of a chain."""
-        return Drawing(logprobs=self.logprobs, complete=self.params.complete)
+        own = Drawing(
+            logprobs=self.logprobs, complete=self.params.complete, masked=self.matcher is not None
+        )
+        return own if self.swarm is None else Drawing.joined((own, self.swarm.drawing))
 
     @property
     def logprobs(self) -> bool:
@@ -111,13 +121,18 @@ class Stream:
             self.first = now
         self.last = now
         if self._decoder is None:
-            self._decoder = self.tokenizer.stream(after=self.prompt)
+            # A grammar counts the space that begins a text as the others.
+            self._decoder = self.tokenizer.stream(after=self.prompt, first_space=self.matcher is not None)
         self.tokens.append(token)
         if token in self.tokenizer.eog_ids:
             self.finish_reason, text = "stop", ""
         else:
             text = self._decoder.push(token)
-            if len(self.tokens) >= self.max_tokens:
+            if self.matcher is not None:
+                self.matcher.accept(token)
+            if self.matcher is not None and self.matcher.finished:
+                self.finish_reason = "stop"
+            elif len(self.tokens) >= self.max_tokens:
                 self.finish_reason = "length"
             elif self.cancelled:
                 self.finish_reason = "cancelled"

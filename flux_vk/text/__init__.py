@@ -1,4 +1,4 @@
-"""Text in and out of tokens: vocabularies from GGUF files, streaming decode, chat templates.
+"""Text in and out of tokens: vocabularies from GGUF files, streaming decode, chat templates, grammars.
 
 Not for: models, sampling, the GPU.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flux_vk.text.grammar import Grammar
     from flux_vk.text.stream import StreamDecoder
     from flux_vk.text.template import ChatTemplate
     from flux_vk.text.tokenizer import Tokenizer
 
-__all__ = ["ChatTemplate", "StreamDecoder", "Tokenizer"]
+__all__ = ["ChatTemplate", "Grammar", "StreamDecoder", "Tokenizer"]
 
-_HOME = {"ChatTemplate": "template", "StreamDecoder": "stream", "Tokenizer": "tokenizer"}
+_HOME = {"ChatTemplate": "template", "Grammar": "grammar", "StreamDecoder": "stream", "Tokenizer": "tokenizer"}
 
 
 def __getattr__(name: str) -> Any:

@@ -22,13 +22,15 @@ class StreamDecoder:
 
     tokenizer: the one whose ids these are. special: also write control tokens. after: ids in front of the
     stream; where they already write something, the space that starts a SentencePiece text is kept, for then
-    it is a real one.
+    it is a real one. first_space: keep it in any case.
     """
 
-    def __init__(self, tokenizer: Renders, special: bool = False, after: Iterable[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Renders, special: bool = False, after: Iterable[int] = (), first_space: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self._special = special
-        self._at_start = not any(tokenizer.rendered(i, special) for i in after)
+        self._at_start = not first_space and not any(tokenizer.rendered(i, special) for i in after)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:

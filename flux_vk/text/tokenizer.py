@@ -83,6 +83,13 @@ class Tokenizer:
             ids.append(self.eos_id)
         return ids
 
+    def encode_inside(self, text: str) -> list[int]:
+        """Ids of `text` as it stands in the middle of a text: nothing is put in front of it, no name is a special token
+        but user-defined ones.
+        """
+        parts = self._cut(_valid(text), self._user_defined)
+        return [i for part in parts for i in ([part] if isinstance(part, int) else self._encode_text(part))]
+
     def _special_texts(self, types: tuple[TokenType, ...]) -> list[tuple[str, int]]:
         """(text, id) of the tokens of these types, longest text first."""
         found = [(self._literal(i), i) for i in self.vocab.ids_of(*types)]
@@ -154,11 +161,11 @@ class Tokenizer:
             and self.piece(token_id).startswith(b" ")
         )
 
-    def stream(self, special: bool = False, after: Iterable[int] = ()) -> StreamDecoder:
+    def stream(self, special: bool = False, after: Iterable[int] = (), first_space: bool = False) -> StreamDecoder:
         """A decoder for ids that arrive one by one; see StreamDecoder. For text that continues a prompt
         give the prompt's ids as `after`.
         """
-        return StreamDecoder(self, special, after)
+        return StreamDecoder(self, special, after, first_space)
 
     def decode(self, ids: Iterable[int], special: bool = False, after: Iterable[int] = ()) -> str:
         """The text of `ids`; bytes that are no valid UTF-8 become U+FFFD.

@@ -45,6 +45,8 @@ from flux_vk.decode import SamplingParams
         (["-p", "x", "--logprobs", "21"], "--logprobs"),
         (["-p", "x", "--kv-type", "q8"], "--kv-type"),
         (["-p", "x", "--stop", ""], "--stop"),
+        (["-p", "x", "--grammar", ""], "--grammar"),
+        (["-p", "x", "--grammar", "a", "--json-schema", "b"], "--json-schema"),
         (["-p", "x", "--device", ""], "--device"),
         (["-p", "x", "-f", "y"], "--file"),
         (["-p"], "--prompt"),

@@ -228,3 +228,40 @@ def test_ctrl_c_ends_a_piped_chat(
     typed(monkeypatch, "one", "two")
     assert run.main(["m.gguf"]) == 130
     assert capsys.readouterr().out == "Hel\n" and model.prompts == ["one"]
+
+
+def test_a_grammar(model: FakeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is read before the model is, and handed to every answer."""
+    path = tmp_path / "any.gbnf"
+    path.write_text("root ::= .*")
+    assert run.main(["m.gguf", "-p", "x", "--grammar", str(path)]) == 0
+    assert model.asked[0]["grammar"].kind == "gbnf" and "the grammar asks for" not in capsys.readouterr().err
+    path.write_text('{"type": "string"}')
+    assert run.main(["m.gguf", "-p", "x", "--json-schema", str(path), "-n", "5"]) == 0
+    assert model.asked[1]["grammar"].kind == "json-schema"
+    assert "only the beginning of what the grammar asks for, 5 tokens: -n N allows more" in capsys.readouterr().err
+    for given, message in (("{", "expected a JSON schema"), ('{"type": 1}', str(path))):
+        path.write_text(given)
+        model.loaded.clear()  # type: ignore[attr-defined]
+        assert run.main(["m.gguf", "-p", "x", "--json-schema", str(path)]) == 2
+        err = capsys.readouterr().err
+        assert str(path) in err and message in err and err.count("\n") == 1
+        assert not model.loaded  # type: ignore[attr-defined]
+
+
+def test_a_grammar_in_a_chat(model: FakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "digits.regex"
+    path.write_text("[0-9]+\n")
+    typed(monkeypatch, "one", "two")
+    assert run.main(["m.gguf", "--grammar", str(path)]) == 0
+    assert [a["grammar"].kind for a in model.asked] == ["regex"] * 2
+
+
+def test_without_llguidance(
+    model: FakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    path = tmp_path / "digits.regex"
+    path.write_text("[0-9]+")
+    assert run.main(["m.gguf", "-p", "x", "--grammar", str(path)]) == 1
+    assert "pip install 'flux_vk[grammar]'" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "command-line.md"
-COMMANDS = ("run", "info", "bench")
+COMMANDS = ("run", "info", "bench", "flux")
 END = "<!-- end of the table -->"
 
 
@@ -30,7 +30,10 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
     with mock.patch.object(argparse.ArgumentParser, "parse_args", caught):
         try:
-            importlib.import_module(f"flux_vk.{command}").main([])
+            module = importlib.import_module(f"flux_vk.{command}")
+            if not hasattr(module, "main"):  # a room that can be run
+                module = importlib.import_module(f"flux_vk.{command}.__main__")
+            module.main([])
         except _Found as found:
             parser = found.args[0]
             assert isinstance(parser, argparse.ArgumentParser)

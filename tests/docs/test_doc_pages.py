@@ -12,7 +12,8 @@ import pytest
 from tests.docs.pages import Block, Page, PageError, blocks, commands, matches
 
 PAGES = (
-    "architecture", "quickstart", "library", "command-line", "sampling", "adding-a-kernel", "adding-an-architecture",
+    "architecture", "quickstart", "library", "command-line", "sampling", "flux", "agents", "flux-gpu",
+    "adding-a-kernel", "adding-an-architecture",
 )  # fmt: skip
 
 

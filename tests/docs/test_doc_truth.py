@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from tests.docs.command_line import COMMANDS, PAGE, parser_of, written
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "models").glob("*.md"))]
-ROOMS = ("gpu", "formats", "text", "models", "decode", "engine", "cli")
+ROOMS = ("gpu", "formats", "text", "models", "flux", "decode", "engine", "cli")
 IN_A_WHEEL = "flux_vk/demo/"
 # Variables of others that the pages may name.
 FOREIGN = {"VK_LOADER_DEBUG", "LP_NUM_THREADS", "LP_NATIVE_VECTOR_WIDTH", "XDG_CACHE_HOME", "GLSLANG_VALIDATOR"}
@@ -129,7 +129,7 @@ def test_every_public_name_has_a_docstring() -> None:
         name
         for exported_name, thing in exported()
         for name, member in members(exported_name, thing)
-        if not isinstance(member, (str, tuple)) and not (inspect.getdoc(member) or PLAIN.search(name))
+        if not isinstance(member, (str, tuple, Mapping)) and not (inspect.getdoc(member) or PLAIN.search(name))
     ]
     assert not silent, "no docstring: " + ", ".join(sorted(set(silent)))
 

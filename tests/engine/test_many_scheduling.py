@@ -9,7 +9,7 @@ import pytest
 
 import flux_vk as fx
 from flux_vk.decode import SamplingParams
-from flux_vk.engine.batch import PADDING
+from flux_vk.engine.batch import PADDING, PLAIN
 from flux_vk.engine.model import Model
 from flux_vk.errors import ContextFull, FluxError, InputError
 from tests.engine.null_model import null_model, script, submits
@@ -184,7 +184,7 @@ def test_a_step_may_take_a_chain_for_long_contexts(null: Model, monkeypatch: pyt
     monkeypatch.setattr(null.runner, "is_long", lambda position: position >= 50)
     list(null.start_many([[1] * 4, [1] * 46], GREEDY, max_tokens=[12, 8]))
     steps = {key[1:]: r.submits for key, r in null.runner._chains.items() if key[0] == "decode"}
-    assert steps == {(2, 0, False, False): 4, (2, 0, False, True): 3, (1, 0, False, False): 4}
+    assert steps == {(2, 0, PLAIN, False): 4, (2, 0, PLAIN, True): 3, (1, 0, PLAIN, False): 4}
 
 
 def test_arguments(null: Model) -> None:

@@ -15,6 +15,9 @@ def main(path: str, kv_type: str) -> None:
         fx.SamplingParams(temperature=0),
         fx.SamplingParams(temperature=0.8, top_k=20, repeat_penalty=1.1, presence_penalty=0.1, seed=1, logprobs=3),
         fx.SamplingParams(temperature=1.0, top_k=0, top_p=0.9, min_p=0.0, frequency_penalty=0.2, seed=2),
+        fx.SamplingParams(dry_multiplier=0.8, xtc_probability=0.5, mirostat=0, dynatemp_range=0.3, seed=3),
+        fx.SamplingParams(mirostat=1, seed=4),
+        fx.SamplingParams(samplers="temperature;typ_p;penalties", typical_p=0.7, repeat_penalty=1.1, seed=5),
     ]
     with fx.load(path, kv_type=kv_type) as model:
         for params in ways:
@@ -25,7 +28,7 @@ def main(path: str, kv_type: str) -> None:
             print(repr(generation.text))
         model.logits(generation.prompt_tokens)
         prompts = ["It was in July", "Prince Andrew", "The commander in chief " * 8, "Natasha", "He"]
-        with model.start_many(prompts, [ways[i % 3] for i in range(5)], max_tokens=[16, 9, 3, 16, 2]) as many:
+        with model.start_many(prompts, [ways[i] for i in range(5)], max_tokens=[16, 9, 3, 16, 2]) as many:
             for _ in many:
                 pass
         assert all(g.tokens and g.finish_reason in ("stop", "length") for g in many.generations)

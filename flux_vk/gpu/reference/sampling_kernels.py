@@ -146,3 +146,14 @@ def sample_mass(logits: F32, row_slot: U32, params: U32, **_: Any) -> npt.NDArra
             where = 255 - (np.minimum(-below, np.float32(31.875)) * 8).astype(np.int64)
         np.add.at(out[row], where, masses.astype(np.uint64))
     return out
+
+
+def sample_mask(logits: F32, row_slot: U32, masked: U32, masks: U32, **_: Any) -> F32:
+    """The logits with -inf for tokens that a row's mask leaves out; rows that the kernel leaves out are NaN."""
+    out = np.full_like(logits, np.nan)
+    vocab = logits.shape[1]
+    for row, slot in enumerate(row_slot):
+        if slot < len(masked):
+            bits = (masks[slot][np.arange(vocab) // 32] >> (np.arange(vocab) % 32).astype(np.uint32)) & 1
+            out[row] = np.where(bits.astype(bool) | (masked[slot] == 0), logits[row], np.float32(-np.inf))
+    return out
