@@ -30,7 +30,8 @@ from flux_vk.errors import InputError
         ("dry_penalty_last_n", -2), ("dry_sequence_breakers", "text"), ("dry_sequence_breakers", [""]),
         ("dry_sequence_breakers", [1]), ("dynatemp_range", -1), ("dynatemp_exponent", -1), ("mirostat", 3),
         ("mirostat", -1), ("mirostat_tau", -1), ("mirostat_eta", math.nan), ("adaptive_target", 1.5),
-        ("adaptive_target", math.nan), ("adaptive_decay", 1.0), ("logit_bias", {1: "x"}), ("logit_bias", dict.fromkeys(range(MAX_BIAS + 1), 0.0)),
+        ("adaptive_target", math.nan), ("adaptive_decay", 1.0), ("logit_bias", {1: "x"}),
+        ("logit_bias", dict.fromkeys(range(MAX_BIAS + 1), 0.0)),
     ],
 )  # fmt: skip
 def test_refused(field: str, value: Any) -> None:
