@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..decode import SamplingParams, Swarm, find_breakers
+from ..decode import SamplingParams, Swarm
 from ..decode.state import check_history
 from ..errors import ContextFull, InputError
 from ..text import Grammar
@@ -150,10 +150,9 @@ def make_stream(
             raise InputError(f"grammar is a {type(grammar).__name__}; expected a Grammar: Grammar.from_file, ...")
         matcher = model.grammar_vocabulary.matcher(grammar)
     swarm = _stream_swarm(model, params, agents, trace)
-    breakers = find_breakers(model.tokenizer, params.dry_sequence_breakers) if params.dry else None
     return Stream(
         model.tokenizer, ids, params, wanted, StopText(stop), progress=progress, matcher=matcher, swarm=swarm,
-        breakers=breakers, wake=runner.slots.wake,
+        wake=runner.slots.wake, breakers=model.breakers(tuple(params.dry_sequence_breakers)) if params.dry else None,
     )  # fmt: skip
 
 

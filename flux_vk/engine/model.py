@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from operator import index
 from os import PathLike
 from types import TracebackType
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..decode import SamplingParams, Swarm
+from ..decode import Breakers, SamplingParams, Swarm, find_breakers
 from ..errors import ContextFull, FluxError, InputError, OutOfDeviceMemory, TokenizerError
 from ..formats.gguf import GGUFFile, open_gguf
 from ..gpu import Device, Profile
@@ -195,6 +195,11 @@ class Model:
     def grammar_vocabulary(self) -> GrammarVocabulary:
         """The vocabulary as grammars see it, made when first asked for. FluxError where llguidance is not installed."""
         return GrammarVocabulary(self.tokenizer)
+
+    @cached_property
+    def breakers(self) -> Callable[[tuple[str, ...]], Breakers]:
+        """DRY's sequence breakers of texts; looking through a vocabulary takes a while, so some are kept."""
+        return lru_cache(maxsize=16)(partial(find_breakers, self.tokenizer))
 
     # -- generating -----------------------------------------------------------------------------------------------
 

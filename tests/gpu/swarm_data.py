@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flux_vk.decode.params import SamplingParams
-from flux_vk.decode.state import pack_params
+from flux_vk.decode.words import pack_params
 
 Array = npt.NDArray[Any]
 MOST = 8
