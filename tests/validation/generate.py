@@ -1,5 +1,5 @@
 """Run by test_validation.py: a prompt and 16 tokens of a model, once per way of sampling; then five prompts together,
-without grammars, and some with one, whose steps are two submits.
+without grammars, some with one, whose steps are two submits, and some with agents that vote.
 
     python generate.py MODEL KV_TYPE
 """
@@ -37,7 +37,8 @@ def main(path: str, kv_type: str) -> None:
                     pass
             assert all(g.tokens and g.finish_reason in ("stop", "length") for g in many.generations)
         swarm = fx.Swarm(["conservative", "penalty"], vote="prob", trust_rate=0.2)
-        swarms = [swarm, None, fx.Swarm.default(), fx.Swarm(["greedy"], candidates="all"), fx.Swarm(["min_p"], vote="borda")]
+        swarms = [swarm, None, fx.Swarm.default(), fx.Swarm(["greedy"], candidates="all")]
+        swarms.append(fx.Swarm(["min_p"], vote="borda"))
         with model.start_many(prompts, ways[:5], max_tokens=[16, 9, 3, 12, 2], agents=swarms) as many:
             for step, _ in enumerate(many):
                 if step == 7:
