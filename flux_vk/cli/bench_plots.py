@@ -33,7 +33,8 @@ class Point:
     predicted: float
 
 
-def _figure(columns: int = 1) -> tuple[Any, list[Any]]:
+def new_figure(columns: int = 1) -> tuple[Any, list[Any]]:
+    """A figure and its axes, side by side. InputError without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -44,7 +45,8 @@ def _figure(columns: int = 1) -> tuple[Any, list[Any]]:
     return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write the picture whole or not at all; the ending of the name gives the format. InputError where that fails."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         figure.savefig(partial, format=path.suffix.lstrip(".").lower() or "png", dpi=120)
@@ -61,7 +63,7 @@ def roofline(path: Path, results: Sequence[Result], copy_rate: float, fma_rate: 
     """GFLOP/s against operations per byte, under the lines of the device's own copy and multiply-add rates."""
     import numpy as np
 
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     shown = [r for r in results if r.bytes > 0 and r.intensity >= LEAST_INTENSITY and r.kernel != "fma_peak"]
     xs = [r.intensity for r in shown] or [1.0]
     knee = fma_rate / copy_rate
@@ -86,7 +88,7 @@ def roofline(path: Path, results: Sequence[Result], copy_rate: float, fma_rate: 
     axes.grid(True, which="major", alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     figure.set_size_inches(9.5, 5.4)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _axes(axes: Any, points: Sequence[Point]) -> None:
@@ -110,7 +112,7 @@ def scaling(path: Path, panels: Mapping[str, Sequence[Point]], title: str) -> No
     kept = {name: points for name, points in panels.items() if points}
     if not kept:
         raise InputError("--plot: there is nothing to draw: give --depth, --batch or --tg")
-    figure, every = _figure(len(kept))
+    figure, every = new_figure(len(kept))
     for axes, (name, points) in zip(every, kept.items(), strict=True):
         for i, series in enumerate(dict.fromkeys(p.series for p in points)):
             mine = sorted((p for p in points if p.series == series), key=lambda p: p.x)
@@ -126,4 +128,4 @@ def scaling(path: Path, panels: Mapping[str, Sequence[Point]], title: str) -> No
         axes.grid(True, alpha=0.3)
         axes.legend(fontsize=7)
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)

@@ -81,8 +81,8 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
     return RunOptions(
         model=model, prompt=a.prompt, file=a.file, max_tokens=tokens, context=a.context, kv_type=a.kv_type,
         context_shift=a.context_shift, device=a.device, chat=a.chat, system=a.system, stop=tuple(a.stop or ()),
-        json=a.json, quiet=a.quiet, profile=a.profile, debug=a.debug, grammar=grammar_file(a),
-        sampling=sampling_of(a), agents=agent_options(parser, a),
+        json=a.json, quiet=a.quiet, profile=a.profile, debug=a.debug, grammar=grammar_file(a), sampling=sampling_of(a),
+        agents=agent_options(parser, a),
     )  # fmt: skip
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Breakers": "breakers", "find_breakers": "breakers", "Drawing": "drawing", "SamplingParams": "params",
-    "SamplerState": "state", "Logprobs": "state", "add_sampling": "sampling", "AgentState": "agents", "Agent": "swarm",
-    "Swarm": "swarm", "parse_agent": "swarm",
+    "SamplerState": "state", "Logprobs": "state", "add_sampling": "sampling", "AgentState": "agents",
+    "Agent": "swarm", "Swarm": "swarm", "parse_agent": "swarm",
 }  # fmt: skip
 __all__ = sorted(_HOMES)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError
+from ..flux.interpreter import interpret
 from ..gpu import ops
 from ..gpu.buffer import Buffer
 from ..gpu.chain import Chain
 from .agents import AgentState
 from .drawing import Drawing
 from .state import SamplerState
-from .swarm import MAX_AGENTS, SHORT
+from .swarm import MAX_AGENTS, MAX_BORDA, SHORT
 
 _NEG_INF = 0xFF800000
 _PADDED = 64  # rows of keys that are sorted begin at multiples of it, which satisfies every device's offset alignment
@@ -73,7 +74,7 @@ def add_agents(
 
     score, traps = chain.scratch((rows, a, c), "f32"), chain.scratch((rows, a, 2), "u32")
     chain.fill(dst=traps)
-    chain.flux_interpret(row_info=row_info, cand=cand, code=s.code, score=score, traps=traps)
+    interpret(chain, row_info=row_info, cand=cand, code=s.code, score=score, traps=traps)
     tally = chain.scratch((rows, a, 4), "u32")
     chain.flux_tally(row_info=row_info, cand=cand, score=score, swarm=s.swarm, tally=tally, WG=width)
     votes = chain.scratch((rows, c), "f32") if drawing.trace else None
@@ -93,7 +94,8 @@ def add_trust(chain: Chain, vote: Vote, picked: Buffer) -> None:
     }  # fmt: skip
     if vote.votes is not None:
         # The more threads, the fewer candidates each: llvmpipe ends the loops of a thread after 65,535 turns.
-        chain.flux_trace(votes=vote.votes, weight=s.weight, trace_ring=s.trace_ring, WG=256, **given)
+        width = 64 if vote.cand.shape[1] <= MAX_BORDA else 256
+        chain.flux_trace(votes=vote.votes, weight=s.weight, trace_ring=s.trace_ring, WG=width, **given)
     chain.flux_trust(traps=vote.traps, trust_ring=s.trust_ring, trap_ring=s.trap_ring, **given)
 
 

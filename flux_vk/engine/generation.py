@@ -150,9 +150,10 @@ def make_stream(
             raise InputError(f"grammar is a {type(grammar).__name__}; expected a Grammar: Grammar.from_file, ...")
         matcher = model.grammar_vocabulary.matcher(grammar)
     swarm = _stream_swarm(model, params, agents, trace)
+    breakers = model.breakers(tuple(params.dry_sequence_breakers)) if params.dry else None
     return Stream(
         model.tokenizer, ids, params, wanted, StopText(stop), progress=progress, matcher=matcher, swarm=swarm,
-        wake=runner.slots.wake, breakers=model.breakers(tuple(params.dry_sequence_breakers)) if params.dry else None,
+        breakers=breakers, wake=runner.slots.wake,
     )  # fmt: skip
 
 

@@ -260,7 +260,7 @@ class Loop:
         self._batch.settle()
         for stream in self._live:
             assert stream.sequence is not None
-            self.runner.rewind(stream.sequence, stream.params, stream.ids())
+            self.runner.rewind(stream.sequence, stream.params, stream.ids(), stream.carry, stream.breakers)
             self._write_mask(stream)
             self._set_agents(stream)
         self._stale = True

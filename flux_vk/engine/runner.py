@@ -229,11 +229,14 @@ class Runner(ChainBuilder):
             self._drain()
             self.sampler.set_slot(sequence.slot, params, list(history), len(history), carry, breakers)
 
-    def rewind(self, sequence: Sequence, params: SamplingParams, tokens: Seq[int]) -> None:
+    def rewind(
+        self, sequence: Sequence, params: SamplingParams, tokens: Seq[int],
+        carry: npt.NDArray[np.float32] | None = None, breakers: Breakers | None = None,
+    ) -> None:  # fmt: skip
         """Let a slot forget what steps that ran ahead have drawn: `tokens` are those up to now, the last not cached."""
         with self.lock:
             self._drain()
-            self.sampler.set_slot(sequence.slot, params, list(tokens), len(tokens) - 1)
+            self.sampler.set_slot(sequence.slot, params, list(tokens), len(tokens) - 1, carry, breakers)
 
     # -- sequences ------------------------------------------------------------------------------------------------
 

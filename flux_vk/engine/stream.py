@@ -68,9 +68,9 @@ class Stream:
     last: float = 0.0
     prefilled: int = 0
     index: int = 0  # among those of a Many
+    matcher: Matcher | None = None  # what a grammar still allows
     breakers: Breakers | None = None  # of DRY
     carry: npt.NDArray[np.float32] | None = None  # what its sampler goes on with behind the newest token
-    matcher: Matcher | None = None  # what a grammar still allows
     _decoder: StreamDecoder | None = None
 
     @property

@@ -12,7 +12,8 @@ import pytest
 from tests.docs.pages import Block, Page, PageError, blocks, commands, matches
 
 PAGES = (
-    "architecture", "quickstart", "library", "command-line", "sampling", "flux", "agents", "flux-gpu",
+    "architecture", "quickstart", "library", "command-line", "sampling", "grammar", "flux", "agents", "flux-gpu",
+    "explain", "evolution",
     "adding-a-kernel", "adding-an-architecture",
 )  # fmt: skip
 

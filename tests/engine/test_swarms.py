@@ -195,3 +195,26 @@ def test_wrong_arguments(model: Model, tmp_path: Path) -> None:
         model.start(PROMPT, agents=fx.Swarm.default(), trace=tmp_path / "no" / "x.jsonl")
     with pytest.raises(InputError, match="2 entries for 1 prompts"):
         model.start_many([PROMPT], agents=[None, None])
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"mirostat": 2, "temperature": 1.0},
+        {"dry_multiplier": 0.8, "xtc_probability": 0.5, "xtc_threshold": 0.05, "temperature": 0.9},
+        {"typical_p": 0.8, "dynatemp_range": 0.3, "temperature": 0.8},
+    ],
+)
+def test_all_samplers_act_on_the_consensus(model: Model, sampling: dict[str, Any]) -> None:
+    """Identity leaves them what they would get without agents, also where state goes on from token to token and steps
+    that ran ahead are drawn again."""
+    plain = tokens(model, None, **sampling)
+    assert tokens(model, fx.Swarm([agent(IDENTITY)], candidates="all"), **sampling) == plain
+    swarm = fx.Swarm([agent(IDENTITY)], candidates="all")
+    g = model.start(PROMPT, fx.SamplingParams(seed=3, **sampling), max_tokens=24, agents=swarm)
+    found = []
+    for t in g:
+        found.append(t.id)
+        if len(found) % 5 == 0:
+            swarm.replace("identity", agent(IDENTITY.replace("HALT", "NOP\n HALT" if len(found) % 2 else "HALT")))
+    assert found == plain

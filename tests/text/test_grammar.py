@@ -226,3 +226,14 @@ def test_one_compilation_for_all_texts(vocabulary: GrammarVocabulary, monkeypatc
     token = vocabulary.tokenizer.encode_inside("1")[0]
     first.accept(token)
     assert len(rehearsals) == 1 and first.tokens == [token] and second.tokens == []
+
+
+def test_text_that_stands_inside(vocabulary: GrammarVocabulary) -> None:
+    """Nothing is put in front of it, and names of special tokens are spelled out."""
+    tokenizer = vocabulary.tokenizer
+    for text in ("hello", " hello", "he</s><|im_end|>llo", "\u00e9t\u00e9 \U0001f600", ""):
+        ids = tokenizer.encode_inside(text)
+        assert b"".join(tokenizer.piece(i) for i in ids) == text.encode()
+        assert all(tokenizer.rendered(i) for i in ids)
+        assert vocabulary(text.encode()) == ids
+    assert b"".join(tokenizer.piece(i) for i in vocabulary(b"ab\xff")) == b"ab\xff", "bytes that are no text"

@@ -1,4 +1,5 @@
-"""Run by test_validation.py: a prompt and 16 tokens of a model, once per way of sampling; then five prompts together.
+"""Run by test_validation.py: a prompt and 16 tokens of a model, once per way of sampling; then five prompts together,
+without grammars, and some with one, whose steps are two submits.
 
     python generate.py MODEL KV_TYPE
 """
@@ -28,10 +29,13 @@ def main(path: str, kv_type: str) -> None:
             print(repr(generation.text))
         model.logits(generation.prompt_tokens)
         prompts = ["It was in July", "Prince Andrew", "The commander in chief " * 8, "Natasha", "He"]
-        with model.start_many(prompts, [ways[i] for i in range(5)], max_tokens=[16, 9, 3, 16, 2]) as many:
-            for _ in many:
-                pass
-        assert all(g.tokens and g.finish_reason in ("stop", "length") for g in many.generations)
+        schema = fx.Grammar.from_json_schema({"type": "array", "items": {"enum": ["a", 1, None]}})
+        for grammars in ([None] * 5, [schema, None, fx.Grammar.regex("[a-z]{9}"), schema, None]):
+            drawn = ways[1:6]
+            with model.start_many(prompts, drawn, max_tokens=[16, 9, 3, 16, 2], grammar=grammars) as many:
+                for _ in many:
+                    pass
+            assert all(g.tokens and g.finish_reason in ("stop", "length") for g in many.generations)
 
 
 if __name__ == "__main__":

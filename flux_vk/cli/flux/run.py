@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(_as_data(program, state, steps if args.trace else None)))
     else:
         if args.trace:
-            print(_trace(program, gp, fp, steps))
+            print(step_table(program, gp, fp, steps))
         print(_as_text(program, state))
     return 0 if state.trap == Trap.NONE else 1
 
@@ -105,7 +105,7 @@ def _as_text(program: Program, state: State) -> str:
     return "\n".join([*lines, f"score from {program.result}  {score}"])
 
 
-def _trace(program: Program, gp: dict[int, int], fp: dict[int, float], steps: Sequence[Step]) -> str:
+def step_table(program: Program, gp: dict[int, int], fp: dict[int, float], steps: Sequence[Step]) -> str:
     """A line for each step: offset, instruction, what it changed, flags."""
     from flux_vk.flux import run as execute
     from flux_vk.flux.disassembler import instruction_text, label_names
