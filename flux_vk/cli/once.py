@@ -52,7 +52,9 @@ def run_once(
 
     with terminal.whole_lines():
         generation = answer(options, model, terminal, begin, params, show, steering)
-    profile = model.profile(prompt_tokens=len(generation.prompt_tokens)) if options.profile else None
+    profile = None
+    if options.profile:
+        profile = model.profile(len(generation.prompt_tokens), params=params, agents=steering.swarm)
     if options.json:
         found = as_object(generation, model)
         if wanted:

@@ -34,6 +34,7 @@ from .buffers import STEP_ROWS, Limits, check_kv_range, decode_scratch
 from .generation import Generation
 from .many import Many
 from .pages import PAGE_SIZE, pages_for
+from .profiling import profile_model
 from .runner import Runner
 from .session import Session
 
@@ -355,17 +356,13 @@ class Model:
         finally:
             runner.close_sequence(sequence)
 
-    def profile(self, prompt_tokens: int = 64, repeat: int = 3) -> tuple[Profile, Profile]:
-        """Device times by kernel: of a prefill step of that many tokens, and of a decode step behind it."""
-        rows = max(1, min(prompt_tokens, self.runner.limits.max_rows, self.context - 2 - 2 * repeat))
-        sequence = self.runner.open_sequence()
-        try:
-            self.runner.set_sampling(sequence, SamplingParams(seed=0), [0] * rows)
-            self.runner.prefill(sequence, [0] * rows, sample=True)
-            decode = self.runner.profile_decode(sequence, repeat)
-            return self.runner.profile_prefill(sequence, rows, repeat), decode
-        finally:
-            self.runner.close_sequence(sequence)
+    def profile(
+        self, prompt_tokens: int = 64, repeat: int = 3, params: SamplingParams | None = None,
+        agents: Swarm | None = None,
+    ) -> tuple[Profile, Profile]:  # fmt: skip
+        """Device times by kernel: of a prefill step of that many tokens, and of a decode step behind it with what
+        params and agents make of it."""
+        return profile_model(self, prompt_tokens, repeat, params, agents)
 
     # -- ending ---------------------------------------------------------------------------------------------------
 

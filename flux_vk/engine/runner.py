@@ -269,7 +269,7 @@ class Runner(ChainBuilder):
             b.logit_row.view()[0] = rows - 1
             return self.prefill_chain(rows, 1, False, context=(rows + 1) // 2).profile(repeat)
 
-    def profile_decode(self, sequence: Sequence, repeat: int = 1) -> Profile:
+    def profile_decode(self, sequence: Sequence, repeat: int = 1, drawing: Drawing = PLAIN) -> Profile:
         """Times of a decode step by kernel. Advances the sequence's device state."""
         with self.lock:
             self._drain()
@@ -277,8 +277,8 @@ class Runner(ChainBuilder):
             batch = self.open_batch()
             batch.compose([sequence])
             try:
-                long = self.is_long(sequence.length)
-                return self.decode_chain(1, batch.group, long=long, context=sequence.length + 1).profile(repeat)
+                long, context = self.is_long(sequence.length), sequence.length + 1
+                return self.decode_chain(1, batch.group, drawing, long, context).profile(repeat)
             finally:
                 batch.close()
 

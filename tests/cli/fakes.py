@@ -107,7 +107,7 @@ class FakeModel:
         self.sessions.append(FakeSession())
         return self.sessions[-1]
 
-    def profile(self, prompt_tokens: int) -> tuple[Any, Any]:
+    def profile(self, prompt_tokens: int, **rest: Any) -> tuple[Any, Any]:
         class Table:
             def __init__(self, name: str) -> None:
                 self.name = name

@@ -251,7 +251,10 @@ def test_profiles_do_not_disturb(model: Model) -> None:
     g = model.start(PROMPT, GREEDY, max_tokens=8)
     begun = [next(g).id for _ in range(3)]
     prefill, decode = model.profile(prompt_tokens=16, repeat=1)
-    assert "attention" in str(prefill) and "attention" in str(decode)
+    assert "attention" in str(prefill) and "attention" in str(decode) and "flux_" not in str(decode)
+    params = fx.SamplingParams(dry_multiplier=1.0, seed=1)
+    _, decode = model.profile(prompt_tokens=16, repeat=1, params=params, agents=fx.Swarm.default())
+    assert "flux_interpret" in str(decode) and "sample_ordered" in str(decode)
     assert begun + [t.id for t in g] == want
 
 
