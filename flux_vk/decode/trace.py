@@ -6,7 +6,7 @@ Not for: the file's format, writer and reader (flux_vk/flux/trace.py, which room
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -32,26 +32,11 @@ TRACE_WORDS = _ENTRIES + (LEADING + 1) * _ENTRY
 
 
 @dataclass(frozen=True)
-class Votes:
-    """The votes for one candidate. The numbers of `contribution`, one an agent, add up to `total`."""
-
-    id: int
-    rank: int
-    logit: float
-    count: int
-    distance: int
-    consensus: float
-    total: float
-    score: tuple[float, ...]
-    contribution: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class RowVotes:
     """The vote for the token at `position`; docs/agents.md has the meaning of each number.
 
     weight, trust: of each agent, trust before this token. seed: 64 bits. leading: the best by consensus, then the
-    chosen one where it is not among them; none where nobody voted.
+    chosen one where it is not among them, without their texts; none where nobody voted.
     """
 
     position: int
@@ -64,7 +49,7 @@ class RowVotes:
     chosen: int
     weight: tuple[float, ...]
     trust: tuple[float, ...]
-    leading: tuple[Votes, ...]
+    leading: tuple[TracedCandidate, ...]
 
 
 def row_votes(words: npt.NDArray[np.uint32]) -> RowVotes:
@@ -75,10 +60,10 @@ def row_votes(words: npt.NDArray[np.uint32]) -> RowVotes:
     def reals(at: int, step: int = 1) -> tuple[float, ...]:
         return tuple(float(x) for x in floats[at : at + step * agents : step])
 
-    def entry(at: int) -> Votes:
+    def entry(at: int) -> TracedCandidate:
         token, rank, count, distance = (int(words[at + i]) for i in (0, 1, 3, 4))
-        return Votes(
-            token, rank, float(floats[at + 2]), count, -1 if distance == 0xFFFFFFFF else distance,
+        return TracedCandidate(
+            token, "", rank, float(floats[at + 2]), count, -1 if distance == 0xFFFFFFFF else distance,
             float(floats[at + 5]), float(floats[at + 6]), reals(at + 8), reals(at + 8 + MAX_AGENTS),
         )  # fmt: skip
 
@@ -116,12 +101,7 @@ def traced_token(
         TracedAgent(weight, trust, n, code)
         for weight, trust, (n, code) in zip(votes.weight, votes.trust, traps, strict=True)
     )
-    leading = tuple(
-        TracedCandidate(
-            v.id, text_of(v.id), v.rank, v.logit, v.count, v.distance, v.consensus, v.total, v.score, v.contribution
-        )
-        for v in votes.leading
-    )
+    leading = tuple(replace(candidate, text=text_of(candidate.id)) for candidate in votes.leading)
     return TracedToken(
         index, votes.position, votes.chosen, text, votes.n, votes.best, votes.entropy, votes.logsumexp, agents, leading
     )

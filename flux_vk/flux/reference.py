@@ -21,7 +21,7 @@ F32 = npt.NDArray[np.float32]
 
 
 def exp_bits(x: npt.ArrayLike) -> F32:
-    """exp of numbers up to 0 as shaders/include/math.glsl has it, in every bit: 0 below -87, and for NaN."""
+    """exp of numbers up to 0 as shaders/include/exp_bits.glsl has it, in every bit: 0 below -87, and for NaN."""
     given = np.asarray(x, np.float32)
     f = np.float32
     with np.errstate(invalid="ignore"):

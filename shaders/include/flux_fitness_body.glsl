@@ -1,7 +1,7 @@
 // The kernel flux_fitness: a workgroup runs one program for all candidates of one position, then joins their scores.
 
 #include "philox.glsl"
-#include "math.glsl"
+#include "exp_bits.glsl"
 #include "order.glsl"
 #include "reduce.glsl"
 #include "flux_vm.glsl"

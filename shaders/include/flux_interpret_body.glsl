@@ -4,7 +4,7 @@
 // leaves a loop only at its end, passes the code of rare entries once for an invocation, not for every candidate.
 
 #include "philox.glsl"
-#include "math.glsl"
+#include "exp_bits.glsl"
 #include "flux_vm.glsl"
 #include "flux_abi.glsl"
 

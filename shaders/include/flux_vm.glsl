@@ -1,6 +1,6 @@
 // The FLUX machine: runs one program for one candidate in each invocation, every lane at a pc of its own.
 //
-// Before it: `uvec4 flux_code(uint i)`, texel i of the lowered programs; math.glsl and philox.glsl. What the words of a
+// Before it: `uvec4 flux_code(uint i)`, texel i of the lowered programs; exp_bits.glsl and philox.glsl. What the words of a
 // program mean stands in flux_vk/flux/micro.py.
 //
 // A CPU driver runs both sides of every branch under masks; the back edge of a loop is the only branch it has. So loops

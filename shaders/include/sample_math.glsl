@@ -2,6 +2,8 @@
 // give the same bits on every device. Probability masses are integers (units of 2^-40 of the most likely token's), so
 // that sums do not depend on the order of summation and every way to select gives the same token.
 
+#include "exp_bits.glsl"
+
 // Words of one slot's parameters; flux_vk/decode/state.py packs them in this order.
 const uint P_TOP_K = 0u;        // 0: off
 const uint P_TOP_P = 1u;        // fixed point, 2^32 = 1; P_OFF: off
@@ -34,23 +36,8 @@ float value_of(uint key) {
     return uintBitsToFloat((key & 0x80000000u) != 0u ? (key & 0x7FFFFFFFu) : ~key);
 }
 
-// exp(x) for x <= 0, within 2 units in the last place; 0 below -30. Plain correctly rounded operations only.
-float exp_neg(float x) {
-    precise float c = max(x, -30.0);
-    precise float n = floor(c * 1.44269504 + 0.5);
-    precise float r = c - n * 0.693359375;
-    r = r - n * -2.12194440e-4;
-    precise float e = 1.98412698e-4;
-    e = e * r + 1.38888889e-3;
-    e = e * r + 8.33333333e-3;
-    e = e * r + 4.16666667e-2;
-    e = e * r + 1.66666667e-1;
-    e = e * r + 0.5;
-    e = e * r + 1.0;
-    e = e * r + 1.0;
-    e = e * intBitsToFloat((int(n) + 127) << 23);
-    return x < -30.0 ? 0.0 : e;
-}
+// exp(x) for x <= 0, within 2 units in the last place; 0 below -30.
+float exp_neg(float x) { return x < -30.0 ? 0.0 : exp_bits(x); }
 
 // Natural logarithm of a normal positive float, relative error about 1e-7.
 float log_pos(float x) {
