@@ -5,7 +5,6 @@ Not for: opcodes (opcodes.py), running (vm.py).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -105,7 +104,7 @@ class Program:
                     raise InputError(f"program {self.name!r}: constant {bank}{number}: {problem}")
         object.__setattr__(self, "code", bytes(self.code))
         object.__setattr__(self, "gp", MappingProxyType(dict(self.gp)))
-        object.__setattr__(self, "fp", MappingProxyType(dict(self.fp)))
+        object.__setattr__(self, "fp", MappingProxyType({number: float(value) for number, value in self.fp.items()}))
 
     def __hash__(self) -> int:
         return hash((self.code, self.name, self.result, tuple(self.gp.items()), tuple(self.fp.items())))
@@ -133,6 +132,6 @@ def constant_problem(bank: str, number: int, value: float, filled: Mapping[int, 
         return f"the register holds the {filled[number]} on entry; free are {free}"
     if bank == "R" and not (isinstance(value, int) and -(2**31) <= value < 2**31):
         return f"{value!r}, expected a whole number from -2147483648 to 2147483647"
-    if bank == "F" and not (math.isfinite(value) and abs(value) <= 3.4028234663852886e38):
+    if bank == "F" and not abs(value) <= 3.4028234663852886e38:
         return f"{value!r}, expected a finite 32-bit float"
     return ""

@@ -65,7 +65,7 @@ def load_checkpoint(folder: Path) -> tuple[Options, Generation, list[float]]:
         members = tuple(_read_member(m) for m in state["members"])
         last = Generation(operator.index(state["generation"]), members, operator.index(state["next_id"]))
         best = [float(x) for x in state["best"]]
-    except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise InputError(f"{path}: a checkpoint with a part missing or wrong ({error!r})") from error
     if len(members) != options.population or len(best) != last.number + 1:
         found = f"{len(members)} members of {options.population}, {len(best)} best of generation {last.number}"
