@@ -6,7 +6,6 @@ Not for: the swarm itself (swarm.py).
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,10 +69,10 @@ def unnumbered(name: str, taken: Iterable[str]) -> str:
 
 
 def real(name: str, value: Any, low: float, high: float) -> float:
-    """A finite number within bounds; InputError naming it."""
+    """A number within finite bounds; InputError naming it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(f"{name} is {value!r}; expected a number")
-    if not (math.isfinite(value) and low <= value <= high):
+    if not low <= value <= high:  # nor NaN; without a conversion, that whole numbers may be too large for
         raise InputError(f"{name} is {value!r}; expected a finite number from {low:g} to {high:g}")
     return float(value)
 
@@ -102,5 +101,4 @@ def program_from(entry: Mapping[str, Any]) -> Program:
     )
     if not isinstance(source, str) or not isinstance(name, str) or not numbers:
         raise InputError(f"agent {name!r}: expected texts as program and source, and numbers as constants")
-    fp = {k: float(v) for k, v in constants["fp"].items()}
-    return Program(code, name, entry.get("result", "R0"), constants["gp"], fp, source)
+    return Program(code, name, entry.get("result", "R0"), constants["gp"], constants["fp"], source)

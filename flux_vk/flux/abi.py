@@ -58,8 +58,8 @@ def q16(value: float) -> int:
 
 
 def random_bits(seed: int, position: int, agent: int, token: int) -> int:
-    """The unsigned 32 bits of R10: Philox4x32-10 keyed by the 64-bit seed."""
-    return philox4x32_10((position, agent, token, SALT), (seed & 0xFFFFFFFF, seed >> 32))[0]
+    """The unsigned 32 bits of R10: Philox4x32-10 keyed by the seed's low 64 bits."""
+    return philox4x32_10((position, agent, token, SALT), (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))[0]
 
 
 def score(program: Program, state: State, logit: float) -> tuple[float, Trap]:

@@ -18,6 +18,8 @@ from .scanner import Place, Token, scan
 MAX_SOURCE = 16 * MAX_HOST_CODE
 """Bytes of a source file."""
 
+SOURCE_ENDING = ".flx"
+
 _REGISTER = re.compile(r"([RFV])([0-9]{1,3})", re.I)
 _BANKS = {"R": "an integer register R0 to R15 (or SP, FP, LR)", "F": "a float register F0 to F15",
           "V": "a vector register V0 to V15"}  # fmt: skip
@@ -46,13 +48,14 @@ def load_program(path: str | Path) -> Program:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_SOURCE:
-            raise ProgramError(f"{path}: more than {MAX_SOURCE} bytes; that is no FLUX program")
-        data = path.read_bytes()
+        with path.open("rb") as file:  # devices have no size and no end
+            data = file.read(MAX_SOURCE + 1)
     except OSError as error:
         raise ProgramError(f"{path}: {error.strerror}; expected a .flx source or a file of bytecode") from None
-    if path.suffix != ".flx":
-        return Program(data, path.stem[:MAX_NAME] or "agent")
+    if len(data) > MAX_SOURCE:
+        raise ProgramError(f"{path}: more than {MAX_SOURCE} bytes; that is no FLUX program")
+    if not is_source(path):
+        return Program(data, name_of(path))
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -60,6 +63,17 @@ def load_program(path: str | Path) -> Program:
             f"{path}: byte {error.start} is not UTF-8; a .flx file is source text, bytecode needs another ending"
         ) from None
     return assemble_program(text, str(path))
+
+
+def is_source(path: str | Path) -> bool:
+    """Whether a file is taken as source by its name: it ends in .flx, in letters of either case."""
+    return str(path).lower().endswith(SOURCE_ENDING)
+
+
+def name_of(path: str | Path) -> str:
+    """What a program is called that says no name itself: its file without the ending, "?" for what cannot be shown."""
+    stem = Path(path).stem.removesuffix(SOURCE_ENDING)[:MAX_NAME]
+    return "".join(letter if letter.isprintable() else "?" for letter in stem) or "agent"
 
 
 def register(text: str) -> tuple[str, int] | None:
@@ -116,8 +130,7 @@ class _Source:
         for _, tokens in scan(self.text, self.file):
             self._line(tokens)
         code = b"".join(self._encoded(line) for line in self.lines)
-        stem = Path(self.file).stem if self.file.endswith(".flx") else ""
-        name = self.name or stem[:MAX_NAME] or "agent"
+        name = self.name or (name_of(self.file) if is_source(self.file) else "agent")
         return Program(code, name, self.result or "R0", self.gp, self.fp, self.text)
 
     # --- first pass ---------------------------------------------------------------------------------------------------

@@ -192,6 +192,10 @@ def _stack(name: str, x: Sequence[int], end: int) -> Parts | None:
 def _parts(i: Instruction) -> Parts:
     """The entries of one instruction; InputError where the device has none."""
     name, x = i.op.name, [v for v in i.operands if not isinstance(v, bytes)]
+    for kind, value in zip(i.op.operands, i.operands, strict=True):
+        if kind is not Operand.PAD and isinstance(value, int) and not kind.low <= value <= kind.high:
+            wanted = f"expected {kind.low} to {kind.high}"
+            raise InputError(f"{name} at offset {i.offset}: an operand is {value}, {wanted}; flux_vk.flux.verify lists")
     if i.op.gpu:
         if name in _JUMPS:
             assert i.target is not None

@@ -5,10 +5,10 @@ Not for: opcodes (opcodes.py), running (vm.py).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from numbers import Integral
 from types import MappingProxyType
 
 from ..errors import InputError
@@ -103,9 +103,9 @@ class Program:
                 problem = constant_problem(bank, number, value, filled)
                 if problem:
                     raise InputError(f"program {self.name!r}: constant {bank}{number}: {problem}")
-        object.__setattr__(self, "code", bytes(self.code))
-        object.__setattr__(self, "gp", MappingProxyType(dict(self.gp)))
-        object.__setattr__(self, "fp", MappingProxyType(dict(self.fp)))
+        object.__setattr__(self, "code", code_of(self.code))
+        object.__setattr__(self, "gp", MappingProxyType({number: int(value) for number, value in self.gp.items()}))
+        object.__setattr__(self, "fp", MappingProxyType({number: float(value) for number, value in self.fp.items()}))
 
     def __hash__(self) -> int:
         return hash((self.code, self.name, self.result, tuple(self.gp.items()), tuple(self.fp.items())))
@@ -131,8 +131,8 @@ def constant_problem(bank: str, number: int, value: float, filled: Mapping[int, 
     if number in filled:
         free = ", ".join(f"{bank}{n}" for n in range(REGISTERS) if n not in filled)
         return f"the register holds the {filled[number]} on entry; free are {free}"
-    if bank == "R" and not (isinstance(value, int) and -(2**31) <= value < 2**31):
+    if bank == "R" and not (isinstance(value, Integral) and -(2**31) <= value < 2**31):
         return f"{value!r}, expected a whole number from -2147483648 to 2147483647"
-    if bank == "F" and not (math.isfinite(value) and abs(value) <= 3.4028234663852886e38):
+    if bank == "F" and not abs(value) <= 3.4028234663852886e38:
         return f"{value!r}, expected a finite 32-bit float"
     return ""

@@ -211,10 +211,18 @@ def short(x: float) -> float:
     return float(str(np.float32(x)))
 
 
-def _single(x: float | str) -> float:
+def _single(x: float) -> float:
     """The 32-bit float nearest to a number of the file: the one that was written."""
     with np.errstate(over="ignore"):
-        return float(np.float32(x))
+        return float(np.float32(_real(x)))
+
+
+def _real(x: float) -> float:
+    """A number of the file; whole ones beyond all floats are infinite."""
+    try:
+        return float(x)
+    except OverflowError:
+        return math.inf if x > 0 else -math.inf
 
 
 def _out(value: Any) -> Any:
@@ -288,7 +296,7 @@ class _Line:
     def get(self, key: str, kind: type[T]) -> T:
         value = self.values.get(key)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = _real(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             found = repr(value)[:60] if key in self.values else "missing"
             names = {int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "an object"}
@@ -327,10 +335,11 @@ def _header(line: _Line) -> TraceHeader:
 
 
 def _program(line: _Line) -> TracedProgram:
+    text = line.get("code", str)
     try:
-        code = bytes.fromhex(line.get("code", str))
+        code = bytes.fromhex(text)
     except ValueError as error:
-        raise line.error("code", repr(line.values["code"])[:60], "bytecode in hexadecimal") from error
+        raise line.error("code", repr(text)[:60], "bytecode in hexadecimal") from error
     result = line.get("result", str)
     if result not in ("R0", "F0"):
         raise line.error("result", repr(result), "'R0' or 'F0'")

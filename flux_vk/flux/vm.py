@@ -162,8 +162,11 @@ def _set_registers(m: Machine, gp: Mapping[int, int], fp: Mapping[int, float]) -
             if not 0 <= number < REGISTERS:
                 raise InputError(f"register {bank}{number} does not exist, expected {bank}0 to {bank}{REGISTERS - 1}")
     for number, value in gp.items():
-        if int(value) != value or not -(2**31) <= value < 2**31:
+        if not -(2**31) <= value < 2**31 or int(value) != value:  # in this order: NaN and infinities have no int
             raise InputError(f"R{number} = {value}, expected a whole number from -2147483648 to 2147483647")
         m.gp[number] = int(value)
     for number, real in fp.items():
-        m.fp[number] = f32(real)
+        try:
+            m.fp[number] = f32(real)
+        except OverflowError:
+            raise InputError(f"F{number} = {real}, expected a float; this whole number is beyond all of them") from None

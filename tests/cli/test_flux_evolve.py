@@ -54,7 +54,7 @@ def test_resumed_is_as_uninterrupted(evolved: Path, tmp_path: Path, capsys: pyte
     assert evolve(folder, "--text", str(TEXT), *SMALL, generations=5) == 0
     assert json.loads((folder / "checkpoint.json").read_text())["generation"] == 5
     capsys.readouterr()
-    assert evolve(folder, "--resume", "--quiet") == 0
+    assert evolve(folder, "--text", str(TEXT), *SMALL, "--resume") == 0  # the same options may be given again
     for name in FILES:
         assert (folder / name).read_bytes() == (evolved / name).read_bytes(), name
     assert "held out" in capsys.readouterr().out
@@ -87,6 +87,8 @@ def test_a_picture_and_a_summary(evolved: Path, capsys: pytest.CaptureFixture[st
         (("--text", "absent.txt"), "absent.txt"),
         (("--text", str(TEXT), "--elite", "200"), "elite 200"),
         (("--text", str(TEXT), "--weights", "nonsense=1"), "nonsense"),
+        (("--text", str(TEXT), "--weights", "loglik=1e300"), "loglik: 1e+300, expected a number from"),
+        (("--text", "/dev/zero"), "/dev/zero: more than"),
         (("--text", str(TEXT), "--model", "absent.gguf"), "absent.gguf"),
         (("--resume",), "nothing to resume"),
     ],
@@ -108,7 +110,16 @@ def test_a_folder_is_not_written_over(evolved: Path, capsys: pytest.CaptureFixtu
     before = (evolved / "checkpoint.json").read_bytes()
     assert evolve(evolved, "--text", str(TEXT)) == 2
     assert "--resume" in capsys.readouterr().err
-    for more, word in ((("--elite", "5"), "made with"), (("--candidates", "16"), "--candidates 16")):
+    other = Path(__file__)
+    for more, word in (
+        (("--elite", "5"), "made with elite 6, expected 5; give"),
+        (("--weights", "trap=2"), "made with trap 1.0, expected 2.0; give"),
+        (("--candidates", "16"), "--candidates 16"),
+        (("--model", "other.gguf"), "--model other.gguf"),
+        (("--text", str(other)), f"--text {other}"),
+        (("--text", str(TEXT), "--valid", str(other)), "another part of it"),  # then all of it is learnt from
+        (("--valid", str(other)), f"--valid {other}"),
+    ):
         assert evolve(evolved, "--resume", *more) == 2
         assert word in capsys.readouterr().err
     assert (evolved / "checkpoint.json").read_bytes() == before

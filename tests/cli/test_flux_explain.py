@@ -147,6 +147,16 @@ def test_replaced_agents_and_tokens_without_votes(trace: Path, capsys: pytest.Ca
     assert "without agents" in capsys.readouterr().err
 
 
+def test_a_trace_without_votes(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that was stopped at once: nothing is said of agreement, which nobody measured."""
+    path = trace.with_name("header.jsonl")
+    with TraceWriter(path, read_trace(trace).header):
+        pass
+    assert main(["explain", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "0 tokens, 0 voted on" in out and "%" not in out
+
+
 def test_a_trap_is_told(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = read_trace(trace)
     program = assemble_program(".result F0\nFSUB F6, F6, F6\nFDIV F0, F0, F6")

@@ -174,6 +174,8 @@ def test_save_and_load(tmp_path: Path) -> None:
         ({"agents": [{"name": "a", "weight": 1}]}, "agent 'a'.*expected code"),
         ({"agents": [{"name": "a", "weight": 1, "code": "ff", "trust": 1}]}, "no opcode"),
         ({"agents": [{"name": "a", "weight": 1, "code": "80", "trust": 7}]}, "trust of agent 'a' is 7"),
+        ({"agents": [{"name": "a", "weight": 10**400, "code": "80"}]}, "weight of agent 'a' is 1000"),
+        ({"agents": [{"name": "a", "weight": 1, "code": "80", "fp": {"8": 10**400}}]}, "F8: 1000.*a finite 32-bit"),
     ],
 )
 def test_files_that_are_no_swarm(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -131,6 +131,24 @@ def test_files(tmp_path: Path) -> None:
         load_program(tmp_path / "none.flx")
 
 
+@pytest.mark.parametrize("name", ["UPPER.FLX", ".flx", "t\ta\udcff.flx", "x" * 90 + ".flx"])
+def test_sources_by_odd_names(tmp_path: Path, name: str) -> None:
+    """Any file that ends in .flx is source, and a program can always be called something."""
+    (tmp_path / name).write_text("HALT\n")
+    found = load_program(tmp_path / name)
+    assert found.code == b"\x80" and found.name == {"U": "UPPER", ".": "agent", "t": "t?a?", "x": "x" * 64}[name[0]]
+
+
+def test_bytecode_by_an_odd_name(tmp_path: Path) -> None:
+    (tmp_path / "a\tb").write_bytes(b"\x80")
+    assert load_program(tmp_path / "a\tb").name == "a?b"
+
+
+def test_a_file_without_an_end_is_refused() -> None:
+    with pytest.raises(InputError, match="/dev/zero: more than"):
+        load_program("/dev/zero")
+
+
 def test_a_listing() -> None:
     loop = [("MOVI", 1, -2), ("DEC", 1), ("JNZ", 1, -6)]
     text = disassemble(code(*loop, ("JE", 3, 1), ("TELL", b"hi"), ("HALT",)) + b"\xff")

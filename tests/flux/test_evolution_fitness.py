@@ -43,6 +43,7 @@ def test_the_weighted_sum() -> None:
 def test_weights_are_read() -> None:
     assert read_weights("") == Weights()
     assert read_weights("loglik=0.5, distinct=2") == Weights(loglik=0.5, distinct=2)
-    for text, word in (("likelihood=1", "NAME"), ("loglik", "NAME"), ("loglik=x", "no"), ("trap=inf", "finite")):
+    out = (("trap=inf", "from"), ("trap=nan", "from"), ("length=-1e7", "from -1e.06 to 1e.06"))
+    for text, word in (("likelihood=1", "NAME"), ("loglik", "NAME"), ("loglik=x", "no"), *out):
         with pytest.raises(InputError, match=word):
             read_weights(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,7 @@ def test_the_lineage_names_every_program_once(tmp_path: Path) -> None:
     for line in lines:
         assert all(parent < line["id"] for parent in line["parents"])
         assert bool(line["parents"]) == (line["generation"] > 0)
+        assert ("crossover" in line["operators"]) == (len(line["parents"]) == 2)
         assert len(line["hash"]) == 16 and line["operators"] and line["fitness"]["total"] <= best[-1]
     hashes = {line["id"]: line["hash"] for line in lines}
     assert all(hashes[m.id] == digest(m.program) for m in last.members)
@@ -154,6 +156,32 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     for breeding in (Breeding(tournament=0), Breeding(mutation_rate=1.5), Breeding(crossover_rate=-0.1)):
         with pytest.raises(InputError):
             Options(breeding=breeding)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"generation": 2,', '"generation": "2",'),
+        ('"generation": 2,', '"generation": 3,'),
+        (r'"members": \[', '"members": [], "others": ['),
+        ('"population": ', '"population": 1'),
+        ('"total": -?[0-9.e-]+', '"total": NaN'),
+        ('"total": -?[0-9.e-]+', '"total": -1e999'),
+        ('"total": -?[0-9.e-]+', '"total": 1' + 400 * "0"),
+        ('"code": "', '"code": "ff'),
+        ('"code": "', '"code": "01c803'),
+    ],
+)
+def test_a_spoilt_checkpoint_is_refused(tmp_path: Path, before: str, after: str) -> None:
+    """In one line that names it; above all, what is no legal program never reaches a device."""
+    evolve(tmp_path / "x", 2)
+    path = tmp_path / "x" / CHECKPOINT
+    text = path.read_text()
+    changed, times = re.subn(before, after, text)
+    assert times
+    path.write_text(changed)
+    with pytest.raises(InputError, match=f"{CHECKPOINT}: a checkpoint with a part missing or wrong"):
+        load_checkpoint(tmp_path / "x")
 
 
 def test_a_seed_that_the_gpu_cannot_run_is_refused() -> None:

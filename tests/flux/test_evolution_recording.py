@@ -26,6 +26,8 @@ def recorded(
 ) -> tuple[Recording, list[int], np.ndarray]:
     context = rng.integers(0, vocab, rows + 1).tolist()
     logits = (2 * rng.standard_normal((rows, vocab))).astype(np.float32)
+    logits[0, context[1]] = 9.0  # so that both cases of a target are there whatever is drawn
+    logits[1, context[2]] = -9.0
     recorder = Recorder(candidates, seed=(3 << 32) | 9)
     recorder.add(context, 1, logits)
     return recorder.finish({"model": "none"}), context, logits
@@ -120,6 +122,9 @@ def test_files(tmp_path: Path, rng: np.random.Generator) -> None:
     assert again.about == {"model": "none"} and [p.name for p in tmp_path.iterdir()] == ["r.npz"]
     (tmp_path / "text").write_text("no recording")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    for name in ("absent", "text", "other.npz"):
+    whole = (tmp_path / "r.npz").read_bytes()
+    (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "spoilt.npz").write_bytes(whole[:200] + bytes(200) + whole[400:])
+    for name in ("absent", "text", "other.npz", "half.npz", "spoilt.npz"):
         with pytest.raises(InputError, match=name):
             load_recording(tmp_path / name)

@@ -150,6 +150,7 @@ def test_winners_beat_what_they_come_from(device: Device, rng: np.random.Generat
     last = Generation(0, tuple(sorted(members, key=lambda m: m.order)), 3)
     found = winners(device, known, last, 2)
     assert found[0].program.name == "evolved-1" and digest(found[0].program) == digest(halved)
+    assert not any(w.program.source for w in found)  # as after a checkpoint, which keeps none
     swarms = {
         "stock": [(stock(name), weight) for name, weight in DEFAULT_SWARM],
         "evolved": [(w.program, w.weight) for w in found],

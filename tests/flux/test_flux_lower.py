@@ -48,6 +48,13 @@ def test_what_is_no_program_is_refused() -> None:
             lower(Program(code, "odd"))
 
 
+@pytest.mark.parametrize("code", ["01c803", "1f000a", "180a0000", "38000004", "481000"])
+def test_operands_out_of_range_are_refused(code: str) -> None:
+    """They would spill into other fields of an entry."""
+    with pytest.raises(InputError, match="at offset 0: an operand is"):
+        lower(Program(bytes.fromhex(code)))
+
+
 def test_data_behind_the_last_instruction_is_no_hindrance() -> None:
     words = lower(Program(b"\x80\xff\x01\x02")).reshape(-1, 4)
     assert not words[micro.BASE + 1 : micro.BASE + 4].any() and words[micro.BASE + 4].any()

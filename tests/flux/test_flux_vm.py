@@ -281,13 +281,25 @@ def test_registers_on_entry() -> None:
     state = run(program, {9: 7}, {0: 1e39, 1: -0.1})
     assert state.gp[8:10] == (5, 7)
     assert state.fp[8] == float(np.float32(0.1)) and state.fp[0] == float("inf")
-    for bad in ({16: 0}, {0: 2**31}, {0: 0.5}):
+    for bad in ({16: 0}, {0: 2**31}, {0: 0.5}, {0: float("nan")}, {0: float("inf")}, {0: 10**400}):
         with pytest.raises(InputError):
             run(program, bad)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="F-1 does not exist"):
         run(program, fp={-1: 0.0})
+    with pytest.raises(InputError, match="F0 = 1000"):
+        run(program, fp={0: 10**400})
     with pytest.raises(InputError, match="expected 'full' or 'gpu'"):
         run(program, memory="tpu")
+
+
+def test_programs_from_other_kinds_of_numbers() -> None:
+    """NumPy's numbers are as good as Python's; a number alone is no code (bytes(7) would be seven of NOP)."""
+    program = Program(memoryview(b"\x80"), gp={8: np.int32(5)}, fp={8: np.float32(0.5), 9: 3})  # type: ignore[arg-type,dict-item]
+    assert program == Program(b"\x80", gp={8: 5}, fp={8: 0.5, 9: 3.0})
+    assert type(program.code) is bytes and type(program.gp[8]) is int and type(program.fp[9]) is float
+    for other in (7, "80", None):
+        with pytest.raises(InputError, match="a program is bytes"):
+            Program(other)  # type: ignore[arg-type]
 
 
 def test_any_bytes_end_in_a_state(rng: np.random.Generator) -> None:

@@ -27,7 +27,7 @@ from flux_vk.flux import (
     stock,
 )
 from flux_vk.flux.abi import q16
-from flux_vk.gpu.reference.sampling import draw_bits
+from flux_vk.gpu.reference.sampling import draw_bits, philox4x32_10
 from tests.flux.programs import code
 
 F = np.float32
@@ -164,3 +164,9 @@ def test_random_bits() -> None:
     found = {random_bits(*x) for x in varied}
     assert len(found) == 6 and all(0 <= bits < 1 << 32 for bits in found)
     assert random_bits(1, 2, 0, 0) != draw_bits(1, 2) & 0xFFFFFFFF
+
+
+def test_random_bits_are_32_of_position_agent_and_token() -> None:
+    """The ABI's own order of words; seeds count by their low 64 bits."""
+    assert random_bits(7 << 32 | 3, 1, 2, 9) == philox4x32_10((1, 2, 9, 0x464C5558), (3, 7))[0]
+    assert random_bits(-1, 5, 1, 9) == random_bits(2**64 - 1, 5, 1, 9) == random_bits(2**70 - 1, 5, 1, 9) < 2**32

@@ -74,6 +74,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
         (0, {"seed": "-1"}, "seed is '-1'; expected decimal digits"),
         (0, {"vote": "veto"}, "vote is 'veto'; expected one of sum, prob, borda, majority"),
         (0, {"agents": [{"name": "a", "weight": 1, "code": "zz"}]}, r"agents\[0\].code is 'zz'; expected bytecode"),
+        (0, {"agents": [{"name": "a", "weight": 1}]}, r"agents\[0\].code is missing; expected a text"),
         (0, {"candidates": None}, "candidates is None; expected a whole number"),
         (1, {"index": True}, "line 2: index is True; expected a whole number"),
         (1, {"type": "tokens"}, "type is 'tokens'; expected 'token' or 'replace'"),
@@ -91,6 +92,16 @@ def test_what_is_wrong_is_named(tmp_path: Path, line: int, change: dict[str, obj
     path.write_text("".join(lines), encoding="utf-8")
     with pytest.raises(InputError, match=message):
         t.read_trace(path)
+
+
+def test_whole_numbers_beyond_all_floats(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    lines = write(path)
+    lines[0] = json.dumps(json.loads(lines[0]) | {"trust_rate": 10**400}) + "\n"
+    lines[1] = json.dumps(json.loads(lines[1]) | {"entropy": -(10**400)}) + "\n"
+    path.write_text("".join(lines), encoding="utf-8")
+    found = t.read_trace(path)
+    assert found.header.trust_rate == float("inf") and found.tokens[0].entropy == float("-inf")
 
 
 def test_bytes_that_are_no_json(tmp_path: Path) -> None:

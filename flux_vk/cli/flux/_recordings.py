@@ -32,8 +32,6 @@ Tell = Callable[[int, int], None]
 class Wanted:
     """What is to be recorded. seed: of the agents' random bits."""
 
-    text: Path
-    valid: Path | None
     candidates: int
     positions: int
     seed: int
@@ -42,9 +40,11 @@ class Wanted:
 def read_text(path: Path) -> str:
     """A text file. Raises InputError for one that is missing, too large, not UTF-8 or empty."""
     try:
-        if path.stat().st_size > MOST_TEXT:
+        with path.open("rb") as file:  # devices have no size and no end
+            data = file.read(MOST_TEXT + 1)
+        if len(data) > MOST_TEXT:
             raise InputError(f"{path}: more than {MOST_TEXT} bytes; give a part of it")
-        text = path.read_text(encoding="utf-8")
+        text = data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a text file") from error
     except UnicodeDecodeError as error:
@@ -54,11 +54,16 @@ def read_text(path: Path) -> str:
     return text
 
 
-def parts(wanted: Wanted) -> tuple[str, str]:
+def fingerprint(text: str) -> str:
+    """16 hexadecimal digits that tell texts apart."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def parts(learn: Path, valid: Path | None) -> tuple[str, str]:
     """(text to learn from, held-out text): two files, or three quarters of one, cut at a blank, and the rest."""
-    text = read_text(wanted.text)
-    if wanted.valid is not None:
-        return text, read_text(wanted.valid)
+    text = read_text(learn)
+    if valid is not None:
+        return text, read_text(valid)
     cut = int(len(text) * (1 - HELD_OUT))
     while cut < len(text) and not text[cut].isspace():
         cut += 1
@@ -76,5 +81,4 @@ def record(model: Model, text: str, wanted: Wanted, tell: Tell, about: dict[str,
         tell(done, len(pieces))
         recorder.add(context, first, model.logits(context)[first - 1 : len(context) - 1])
     tell(len(pieces), len(pieces))
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return recorder.finish({**about, "text_sha256": digest, "text_tokens": len(ids)})
+    return recorder.finish({**about, "text_sha256": fingerprint(text), "text_tokens": len(ids)})

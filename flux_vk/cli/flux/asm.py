@@ -24,15 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Assemble, then write or print."""
     from flux_vk.flux import load_program
+    from flux_vk.flux.assembler import is_source
 
-    if args.source.suffix != ".flx":
+    if not is_source(args.source):
         raise InputError(f"{args.source}: not named as a source, expected a name that ends in .flx")
     program = load_program(args.source)
     if args.hex:
         print(program.code.hex())
         return 0
     output = args.output or args.source.with_suffix(".bin")
-    if output.suffix == ".flx":
+    if is_source(output):
         raise InputError(f"{output}: bytecode cannot be read back from a .flx file, choose another ending")
     write_whole(output, program.code)
     print(f"{output}: {len(program.code)} bytes", file=sys.stderr)

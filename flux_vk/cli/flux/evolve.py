@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--crossover-rate", type=number(0, 1), metavar="P", help="share of children with two parents; default 0.3")
     add("--tournament", type=whole(1, 4096), metavar="N", help="the best of N becomes a parent; default 3")
     add("--agents", type=whole(1, 8), default=3, metavar="N", help="of the evolved swarm; default 3")
-    add("--resume", action="store_true", help="go on from the checkpoint in --out; the text is not read again")
+    add("--resume", action="store_true", help="go on from the checkpoint in --out; needs no text and no model")
     add("--plot", action="store_true", help="draw the fitness as DIR/fitness.png (the plots extra)")
     add("--device", type=text("an index or part of a name"), help="index or name part")
     add("--quiet", action="store_true", help="no progress on stderr")
@@ -123,10 +123,12 @@ def _recordings(
     from ._recordings import Wanted, parts, record
 
     if args.resume:
-        return _checked(args, load_recording(args.out / TRAINED)), load_recording(args.out / HELD_OUT)
+        recordings = load_recording(args.out / TRAINED), load_recording(args.out / HELD_OUT)
+        _check_recordings(args, *recordings)
+        return recordings
     numbers = {n: DEFAULTS[n] if getattr(args, n) is None else getattr(args, n) for n in ("candidates", "positions")}
-    wanted = Wanted(args.text, args.valid, **numbers, seed=options.seed)
-    learn, valid = parts(wanted)
+    wanted = Wanted(**numbers, seed=options.seed)
+    learn, valid = parts(args.text, args.valid)
     path = args.model or demo_model()
     found = []
     with terminal.progress(f"Loading {path.name}", "bytes") as bar:
@@ -136,18 +138,31 @@ def _recordings(
             about = {"model": path.name, "candidates": wanted.candidates, "positions": wanted.positions}
             found.append(record(model, part, wanted, bar, about))
             found[-1].save(args.out / name)
+            if found[-1].positions < wanted.positions:
+                terminal.note(f"{name}: the text has {found[-1].positions} positions to score, not {wanted.positions}")
     return found[0], found[1]
 
 
-def _checked(args: argparse.Namespace, recording: Recording) -> Recording:
-    """InputError where options say something else than the recording that is there."""
+def _check_recordings(args: argparse.Namespace, trained: Recording, other: Recording) -> None:
+    """InputError where options say something else than the recordings that are there."""
+    from ._recordings import fingerprint, parts, read_text
+
+    def same(option: str, given: object, recording: Recording, key: str, file: str, what: str = "") -> None:
+        made = recording.about.get(key)
+        if given is not None and given != made:
+            raise InputError(f"{option}: {args.out / file} was recorded with {what or made}; give the same, or none")
+
+    another = "another text, or another part of it"
     for name in ("candidates", "positions"):
-        value = getattr(args, name)
-        if value is not None and value != recording.about.get(name):
-            raise InputError(
-                f"--{name} {value}: {args.out / TRAINED} was recorded with {recording.about.get(name)}; give the same"
-            )
-    return recording
+        same(f"--{name} {getattr(args, name)}", getattr(args, name), trained, name, TRAINED)
+    same(f"--model {args.model}", args.model and args.model.name, trained, "model", TRAINED)
+    if args.text is not None:
+        learn, valid = map(fingerprint, parts(args.text, args.valid))
+        same(f"--text {args.text}", learn, trained, "text_sha256", TRAINED, another)
+        same(f"--valid {args.valid or args.text}", valid, other, "text_sha256", HELD_OUT, another)
+    elif args.valid is not None:
+        valid = fingerprint(read_text(args.valid))
+        same(f"--valid {args.valid}", valid, other, "text_sha256", HELD_OUT, another)
 
 
 def _seeds() -> list[Any]:

@@ -201,8 +201,9 @@ def _whole(args: argparse.Namespace, trace: Trace) -> int:
     ]  # fmt: skip
     print("\n" + aligned(["agent", "its favourite won", "alone", "trust", "traps"], rows))
     names = [a.name for a in found.agents]
-    agreement = [[n, *(f"{x:.0%}" for x in row)] for n, row in zip(names, found.agreement, strict=True)]
-    print("\nsame favourite:\n" + aligned(["", *names], agreement))
+    if found.voted:
+        agreement = [[n, *(f"{x:.0%}" for x in row)] for n, row in zip(names, found.agreement, strict=True)]
+        print("\nsame favourite:\n" + aligned(["", *names], agreement))
     for change in trace.replacements:
         print(f"\nfrom token {change.index} on {names[change.agent]} ran {change.program.name}")
     if trace.truncated:

@@ -6,6 +6,8 @@ Both are JSON; whole files are written under a temporary name and renamed. Not f
 from __future__ import annotations
 
 import json
+import math
+import operator
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -14,6 +16,7 @@ from typing import Any
 
 from ...errors import InputError
 from ..program import Program
+from ..verifier import check
 from .breeding import Breeding, Individual
 from .fitness import Fitness, Weights
 from .genome import digest
@@ -60,9 +63,14 @@ def load_checkpoint(folder: Path) -> tuple[Options, Generation, list[float]]:
         weights, breeding = Weights(**given.pop("weights")), Breeding(**given.pop("breeding"))
         options = Options(**given, weights=weights, breeding=breeding)
         members = tuple(_read_member(m) for m in state["members"])
-        return options, Generation(state["generation"], members, state["next_id"]), [float(x) for x in state["best"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        last = Generation(operator.index(state["generation"]), members, operator.index(state["next_id"]))
+        best = [float(x) for x in state["best"]]
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise InputError(f"{path}: a checkpoint with a part missing or wrong ({error!r})") from error
+    if len(members) != options.population or len(best) != last.number + 1:
+        found = f"{len(members)} members of {options.population}, {len(best)} best of generation {last.number}"
+        raise InputError(f"{path}: a checkpoint with a part missing or wrong ({found})")
+    return options, last, best
 
 
 def _member(m: Individual) -> dict[str, Any]:
@@ -83,7 +91,10 @@ def _read_member(found: Mapping[str, Any]) -> Individual:
         bytes.fromhex(p["code"]), p["name"], p["result"],
         {int(k): v for k, v in p["gp"].items()}, {int(k): v for k, v in p["fp"].items()},
     )  # fmt: skip
-    fitness = None if found["fitness"] is None else Fitness(**found["fitness"])
+    check(program, "gpu")
+    fitness = Fitness(**found["fitness"])
+    if not math.isfinite(fitness.total):
+        raise ValueError(f"fitness {fitness.total}")
     parents, operators = tuple(found["parents"]), tuple(found["operators"])
     return Individual(found["id"], program, parents, operators, found["generation"], fitness)
 

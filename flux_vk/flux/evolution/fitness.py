@@ -5,7 +5,6 @@ Not for: finding out what an agent does at every position (scoring.py).
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -18,6 +17,8 @@ from ...errors import InputError
 WINDOW = 64
 """So many of its own last picks count for repetition."""
 NGRAM = 2
+LARGEST = 1e6
+"""The largest weight: beyond it the other parts are lost in rounding, and sums might not be finite."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Weights:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not math.isfinite(value):
-                raise InputError(f"weight {name}: {value}, expected a finite number")
+            if not abs(value) <= LARGEST:
+                raise InputError(f"weight {name}: {value}, expected a number from {-LARGEST:g} to {LARGEST:g}")
 
 
 @dataclass(frozen=True)

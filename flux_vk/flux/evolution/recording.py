@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +73,7 @@ def load_recording(path: Path) -> Recording:
             arrays = {name: file[name] for name in _ARRAYS}
     except OSError as error:
         raise InputError(f"recording {path}: cannot be read ({error.strerror or error})") from error
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"recording {path}: is no recording of this program ({error}); record it again") from error
     if about.pop("version", None) != VERSION:
         raise InputError(f"recording {path}: of another version, expected {VERSION}; record it again")

@@ -6,6 +6,7 @@ Not for: recordings and winners' files (the command line, winners.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from ...errors import InputError
@@ -38,7 +39,10 @@ def resume(
     """
     made, last, best = load_checkpoint(folder)
     if made != options:
-        raise InputError(f"{folder}: the checkpoint was made with {made}, expected {options}; give the same options")
+        was, given = ({**asdict(o), **asdict(o.breeding), **asdict(o.weights)} for o in (made, options))
+        differ = [n for n in was if was[n] != given[n] and not isinstance(was[n], dict)]
+        found = ", ".join(f"{n} {was[n]}, expected {given[n]}" for n in differ)
+        raise InputError(f"{folder}: the checkpoint was made with {found}; give the same options")
     if last.number > generations:
         raise InputError(f"{folder}: the checkpoint is of generation {last.number}, expected at most {generations}")
     cut_lineage(folder, last.number)

@@ -38,13 +38,13 @@ class Winner:
 
 def winners(device: Device, recording: Recording, last: Generation, agents: int) -> list[Winner]:
     """The swarm of up to `agents` members of the last generation that makes the recorded text most likely (mode sum),
-    the heaviest first; programs are named evolved-1, evolved-2 ..."""
+    the heaviest first; programs are named evolved-1, evolved-2 ... and have no source: checkpoints keep none."""
     pool = last.members[:POOL]
     found = scores(device, recording, [m.program for m in pool])
     kinds = consensus.unlike(recording, found, KINDS, LEAST)
     chosen = consensus.ensemble(recording, found[kinds], agents, LEAST)
     return [
-        Winner(pool[kinds[i]], replace(pool[kinds[i]].program, name=f"evolved-{number}"), weight)
+        Winner(pool[kinds[i]], replace(pool[kinds[i]].program, name=f"evolved-{number}", source=""), weight)
         for number, (i, weight) in enumerate(chosen, 1)
     ]
 
