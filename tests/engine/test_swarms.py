@@ -11,7 +11,7 @@ import pytest
 
 import flux_vk as fx
 from flux_vk.engine.model import Model
-from flux_vk.errors import InputError
+from flux_vk.errors import FluxError, InputError
 from flux_vk.flux.trace import read_trace
 from flux_vk.gpu import Device
 
@@ -176,6 +176,44 @@ def test_a_stream_that_waits_for_pages_goes_on_with_its_trust(device: Device, de
         want = run(wide)
     with fx.load(demo_model, device=device, kv_type="f32", context=96, kv_tokens=128, sequences=3) as narrow:
         assert run(narrow) == want
+
+
+@pytest.mark.parametrize("grammar", [False, True])
+def test_a_change_at_a_recycled_page_leaves_the_text_alone(device: Device, demo_model: Path, grammar: bool) -> None:
+    """A step that runs ahead must not take a page from what is drawn again."""
+    swarm, follow, found = fx.Swarm([agent(IDENTITY)]), None, []
+    if grammar:
+        pytest.importorskip("llguidance")
+        follow = fx.Grammar.regex("[a-z ,.]{400}")
+    with fx.load(demo_model, device=device, kv_type="f32", context=96, context_shift=True) as shifting:
+        g = shifting.start(PROMPT, fx.SamplingParams(seed=4), max_tokens=110, agents=swarm, grammar=follow)
+        want = [t.id for t in g]
+        for token in shifting.start(PROMPT, fx.SamplingParams(seed=4), max_tokens=110, agents=swarm, grammar=follow):
+            found.append(token.id)
+            swarm.set_weight("identity", 1.0)
+    assert len(want) == 110 and found == want
+
+
+def test_a_trace_that_cannot_be_written_ends_the_text_with_a_clear_error(model: Model, tmp_path: Path) -> None:
+    """And gives back what the text held. The writer is made to fail as on a full disk."""
+    with pytest.raises(FluxError, match="trace /dev/full: cannot be written"):
+        model.start(PROMPT, agents=fx.Swarm.default(), trace="/dev/full")
+    g = model.start(PROMPT, fx.SamplingParams(seed=1), agents=fx.Swarm.default(), trace=tmp_path / "x.jsonl")
+    next(g)
+    assert g._stream.swarm is not None and g._stream.swarm._writer is not None
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        g._stream.swarm._writer._file = full
+        with pytest.raises(FluxError, match="x.jsonl: cannot be written"):
+            list(g)
+    assert model.runner.slots.in_use == 0 and g.finish_reason == "cancelled" and len(g.tokens) == 2
+
+
+def test_a_refused_generation_leaves_an_old_trace_alone(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "old.jsonl"
+    path.write_text("kept", encoding="utf-8")
+    with pytest.raises(InputError, match="stop strings"):
+        model.start(PROMPT, stop=[""], agents=fx.Swarm.default(), trace=path)
+    assert path.read_text(encoding="utf-8") == "kept"
 
 
 def test_agents_and_a_grammar(model: Model) -> None:
