@@ -153,6 +153,6 @@ class SamplerState:
 def check_history(params: SamplingParams, history: int) -> None:
     """Raises InputError where parameters look further back than `history` tokens."""
     if params.penalised and params.repeat_last_n > history:
-        raise InputError(f"repeat_last_n is {params.repeat_last_n}; expected at most {history} here")
+        raise InputError(f"repeat_last_n is {params.repeat_last_n}; expected -1 to {history} here")
     if params.dry and params.dry_penalty_last_n > history:
         raise InputError(f"dry_penalty_last_n is {params.dry_penalty_last_n}; expected -1 to {history} here")
