@@ -30,7 +30,8 @@ class SamplingParams:
     top_k, top_p, min_p: 0, 1 and 0 turn them off. Top-p keeps the shortest list of best tokens whose probability
         reaches top_p (less 1e-6 for rounding); min-p keeps tokens at least min_p times as likely as the best.
     repeat_penalty divides positive logits and multiplies others, frequency_penalty is subtracted for every
-        occurrence, presence_penalty once, for tokens among the last `repeat_last_n` (prompt included; -1: all that is remembered).
+        occurrence, presence_penalty once, for tokens among the last `repeat_last_n` (prompt included; -1: all that is
+        remembered).
     logit_bias: token id -> number added to its logit (-inf bans it); at most 1024 entries.
     seed: 64 bits; None draws one, which `resolved_seed` then tells.
     logprobs: alternatives reported with every token, 0 to 20. They and the token's own log-probability are those of

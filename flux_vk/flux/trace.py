@@ -169,7 +169,7 @@ class TraceWriter:
     """Writes a trace line by line, each flushed, so that what is there can be read at any time. A context manager."""
 
     def __init__(self, path: str | Path, header: TraceHeader) -> None:
-        """Raises InputError where the file cannot be made. Every line may raise FluxError where it cannot be written."""
+        """Raises InputError where the file cannot be made. A line that cannot be written raises FluxError."""
         self.path = Path(path)
         try:
             self._file: TextIO = self.path.open("w", encoding="utf-8")
