@@ -135,6 +135,11 @@ class SamplingParams:
         return self.temperature == 0 and self.dynatemp_range == 0 and "temperature" in self.sampler_order
 
     @property
+    def banned(self) -> list[int]:
+        """Tokens that logit_bias bans."""
+        return [token for token, bias in self.logit_bias.items() if bias == -math.inf]
+
+    @property
     def penalised(self) -> bool:
         """Whether any penalty has an effect."""
         active = self.repeat_penalty != 1 or self.frequency_penalty != 0 or self.presence_penalty != 0

@@ -112,7 +112,7 @@ class SamplerState:
         for buffer, value in ((self.hist_count, recent.size), (self.slot_token, last), (self.slot_pos, pos)):
             buffer.rows(slot, slot + 1).write(np.array([value], np.uint32))
         self.status.view()[slot] = 0
-        self.masks.clear(slot)
+        self.masks.ban(slot, params.banned)
 
     def _checked(self, slot: int, params: SamplingParams, history: Sequence[int]) -> npt.NDArray[np.int64]:
         """The tokens that are remembered. Raises InputError where something does not fit."""

@@ -168,6 +168,9 @@ def _stream_swarm(
     if not isinstance(agents, Swarm):
         raise InputError(f"agents is a {type(agents).__name__}; expected a Swarm: Swarm([('conservative', 0.5), ...])")
 
+    if trace is not None and not isinstance(trace, (str, PathLike)):
+        raise InputError(f"trace is {trace!r}; expected the path of a file")
+
     def text_of(token: int) -> str:
         return model.tokenizer.piece(token).decode("utf-8", "replace")
 

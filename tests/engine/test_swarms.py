@@ -216,6 +216,27 @@ def test_a_refused_generation_leaves_an_old_trace_alone(model: Model, tmp_path: 
     assert path.read_text(encoding="utf-8") == "kept"
 
 
+@pytest.mark.parametrize("grammar", [False, True])
+@pytest.mark.parametrize("settings", [{"vote": "majority"}, {"candidates": 1}, {"vote": "prob", "candidates": 3}])
+def test_nobody_votes_for_a_banned_token(model: Model, settings: dict[str, Any], grammar: bool) -> None:
+    """However few tokens a vote leaves, those that logit_bias bans are not what it leaves. Other texts beside it."""
+    if grammar:
+        pytest.importorskip("llguidance")
+    follow = fx.Grammar.regex("[a-z ,.]{90}") if grammar else None
+    first = tokens(model, None, temperature=0, n=12)
+    params = fx.SamplingParams(temperature=0, logit_bias={t: -np.inf for t in first})
+    g = model.start(PROMPT, params, max_tokens=12, agents=fx.Swarm(["greedy"], **settings), grammar=follow)
+    found = [t.id for t in g]
+    want = model.start(PROMPT, params, max_tokens=12, grammar=follow)
+    assert found == [t.id for t in want] and not set(found) & set(first)
+    both = model.start_many(
+        [PROMPT] * 3, [params, params, fx.SamplingParams(temperature=0)], max_tokens=12, grammar=[follow, None, None],
+        agents=[fx.Swarm(["greedy"], **settings), None, fx.Swarm(["greedy"], **settings)],
+    )  # fmt: skip
+    list(both)
+    assert [both.generations[i].tokens for i in (0, 2)] == [found, first]
+
+
 def test_agents_and_a_grammar(model: Model) -> None:
     pytest.importorskip("llguidance")
     grammar, params = fx.Grammar.regex("[ab]{3,9}"), fx.SamplingParams(seed=1)
@@ -229,6 +250,8 @@ def test_wrong_arguments(model: Model, tmp_path: Path) -> None:
         model.start(PROMPT, agents=["greedy"])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="trace is .* and nobody votes"):
         model.start(PROMPT, trace=tmp_path / "x.jsonl")
+    with pytest.raises(InputError, match="trace is True; expected the path"):
+        model.start(PROMPT, agents=fx.Swarm.default(), trace=True)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="cannot be written"):
         model.start(PROMPT, agents=fx.Swarm.default(), trace=tmp_path / "no" / "x.jsonl")
     with pytest.raises(InputError, match="2 entries for 1 prompts"):
