@@ -224,7 +224,7 @@ def test_nobody_votes_for_a_banned_token(model: Model, settings: dict[str, Any],
         pytest.importorskip("llguidance")
     follow = fx.Grammar.regex("[a-z ,.]{90}") if grammar else None
     first = tokens(model, None, temperature=0, n=12)
-    params = fx.SamplingParams(temperature=0, logit_bias={t: -np.inf for t in first})
+    params = fx.SamplingParams(temperature=0, logit_bias=dict.fromkeys(first, -np.inf))
     g = model.start(PROMPT, params, max_tokens=12, agents=fx.Swarm(["greedy"], **settings), grammar=follow)
     found = [t.id for t in g]
     want = model.start(PROMPT, params, max_tokens=12, grammar=follow)
