@@ -39,7 +39,9 @@ def add_sampling_options(s: argparse._ArgumentGroup) -> None:
         "--xtc-threshold", type=number(0, 1), metavar="P", help="XTC leaves the least likely above; default 0.1"
     )
     s.add_argument("--repeat-penalty", type=number(1e-6, 1e6), metavar="X", help="1 = off; default 1")
-    s.add_argument("--repeat-last-n", type=whole(0, _MOST), metavar="N", help="tokens penalties see; default 64")
+    s.add_argument(
+        "--repeat-last-n", type=whole(-1, _MOST), metavar="N", help="tokens penalties see; -1 = all kept; default 64"
+    )
     s.add_argument("--frequency-penalty", type=number(-1e6, 1e6), metavar="X", help="0 = off; default 0")
     s.add_argument("--presence-penalty", type=number(-1e6, 1e6), metavar="X", help="0 = off; default 0")
     s.add_argument("--dry-multiplier", type=number(0, 1e6), metavar="X", help="penalty of repetitions; default 0 = off")

@@ -31,6 +31,10 @@ class Steering:
     @classmethod
     def of(cls, options: RunOptions) -> Steering:
         """What the options ask for. Raises InputError and GrammarError naming the file or agent."""
+        if options.agents.save is not None:  # now, and not behind an answer
+            from flux_vk.decode.swarm_parts import check_place
+
+            check_place(options.agents.save)
         grammar = options.grammar.read() if options.grammar is not None else None
         return cls(grammar, make_swarm(options.agents), options.agents.save)
 

@@ -49,10 +49,15 @@ class AgentState:
             self.code, self.weight, self.trust_now, self.swarm, self.trust_ring, self.trap_ring, self.trace_ring,
         )  # fmt: skip
 
-    def set_slot(self, slot: int, swarm: Swarm, trust: tuple[float, ...] | None = None) -> None:
-        """Give a slot to a swarm, with its trust or another. Raises InputError where something does not fit."""
+    def set_slot(
+        self, slot: int, swarm: Swarm, trust: tuple[float, ...] | None = None, agents: tuple[Agent, ...] | None = None
+    ) -> None:
+        """Give a slot to a swarm, with its trust or another. Raises InputError where something does not fit.
+
+        agents: the swarm's at a moment that the caller knows, since another thread may change them; None: now.
+        """
         self._check(slot)
-        agents = swarm.agents
+        agents = swarm.agents if agents is None else agents
         trust = tuple(a.trust for a in agents) if trust is None else trust
         if len(trust) != len(agents):
             raise InputError(f"trust has {len(trust)} numbers; expected {len(agents)}, one an agent")

@@ -12,13 +12,15 @@ from dataclasses import dataclass, fields
 @dataclass(frozen=True)
 class Drawing:
     """logprobs: log-probabilities of some rows. complete: samplers beyond bias, penalties, top-k, top-p, min-p and
-    temperature in that order. masked: some rows may only take the tokens that a grammar allows. agents: most agents
+    temperature in that order. masked: some rows may only take the tokens that a grammar allows. banned: agents
+    vote for some rows in which logit_bias bans tokens, which are no candidates then. agents: most agents
     that vote for a row, 0 for none; candidates: most tokens they vote on; trace: their votes are told to the host.
     """
 
     logprobs: bool = False
     complete: bool = False
     masked: bool = False
+    banned: bool = False
     agents: int = 0
     candidates: int = 0
     trace: bool = False

@@ -5,6 +5,8 @@ Not for: where the bits come from (flux_vk.text.grammar) or when they are writte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -32,11 +34,21 @@ class TokenMasks:
         self.masks = dev.host((slots, words_for(vocab)), "u32")
         self.masked.view()[...] = 0
         self.masks.view()[...] = 0
+        self._allowed: dict[int, npt.NDArray[np.uint32]] = {}
 
     @property
     def buffers(self) -> tuple[Buffer, ...]:
         """All buffers, for memory reports."""
         return self.masked, self.masks
+
+    def ban(self, slot: int, tokens: Sequence[int]) -> None:
+        """Take a slot's mask away; these tokens are never allowed until `ban` is called again."""
+        self._allowed.pop(slot, None)
+        if tokens:
+            flags = np.ones(32 * self.masks.shape[1], np.uint8)
+            flags[list(tokens)] = 0
+            self._allowed[slot] = np.packbits(flags, bitorder="little").view(np.uint32)
+        self.clear(slot)
 
     def write(self, slot: int, mask: npt.NDArray[np.uint32]) -> None:
         """Let a slot draw only the tokens of `mask` u32[words]; words that are missing at its end count as 0."""
@@ -46,11 +58,15 @@ class TokenMasks:
         row = self.masks.view()[slot]
         row[: len(mask)] = mask
         row[len(mask) :] = 0
+        if slot in self._allowed:
+            row &= self._allowed[slot]
         self.masked.view()[slot] = 1
 
     def clear(self, slot: int) -> None:
-        """Let a slot draw every token."""
-        self.masked.view()[slot] = 0
+        """Let a slot draw every token that is not banned."""
+        if slot in self._allowed:
+            self.masks.view()[slot] = self._allowed[slot]
+        self.masked.view()[slot] = int(slot in self._allowed)
 
     def add(self, chain: Chain, logits: Buffer, row_slot: Buffer) -> Buffer:
         """Append the mask of f32[M, V] logits to a chain; the masked copy, in scratch. Rows without a mask are plain

@@ -30,7 +30,8 @@ class SamplingParams:
     top_k, top_p, min_p: 0, 1 and 0 turn them off. Top-p keeps the shortest list of best tokens whose probability
         reaches top_p (less 1e-6 for rounding); min-p keeps tokens at least min_p times as likely as the best.
     repeat_penalty divides positive logits and multiplies others, frequency_penalty is subtracted for every
-        occurrence, presence_penalty once, for tokens among the last `repeat_last_n` (prompt included).
+        occurrence, presence_penalty once, for tokens among the last `repeat_last_n` (prompt included; -1: all that is
+        remembered).
     logit_bias: token id -> number added to its logit (-inf bans it); at most 1024 entries.
     seed: 64 bits; None draws one, which `resolved_seed` then tells.
     logprobs: alternatives reported with every token, 0 to 20. They and the token's own log-probability are those of
@@ -87,7 +88,7 @@ class SamplingParams:
         _number("frequency_penalty", self.frequency_penalty, -math.inf, math.inf)
         _number("presence_penalty", self.presence_penalty, -math.inf, math.inf)
         _integer("top_k", self.top_k, 2**31 - 1)
-        _integer("repeat_last_n", self.repeat_last_n, 2**31 - 1)
+        _integer("repeat_last_n", self.repeat_last_n, 2**31 - 1, low=-1)
         _integer("logprobs", self.logprobs, MAX_LOGPROBS)
         if self.seed is not None:
             _integer("seed", self.seed, 2**64 - 1)
@@ -134,10 +135,15 @@ class SamplingParams:
         return self.temperature == 0 and self.dynatemp_range == 0 and "temperature" in self.sampler_order
 
     @property
+    def banned(self) -> list[int]:
+        """Tokens that logit_bias bans."""
+        return [token for token, bias in self.logit_bias.items() if bias == -math.inf]
+
+    @property
     def penalised(self) -> bool:
         """Whether any penalty has an effect."""
         active = self.repeat_penalty != 1 or self.frequency_penalty != 0 or self.presence_penalty != 0
-        return active and self.repeat_last_n > 0 and "penalties" in self.sampler_order and not self.mirostat
+        return active and self.repeat_last_n != 0 and "penalties" in self.sampler_order and not self.mirostat
 
     @property
     def dry(self) -> bool:

@@ -95,7 +95,7 @@ def _add_rows(
         )  # fmt: skip
     # Samplers change logits: those of the model, which sample_commit puts right again, or others in scratch.
     model_logits, vote = logits, None
-    if drawing.masked:
+    if drawing.masked or drawing.banned:
         logits = s.masks.add(chain, logits, row_slot)
     if agents is not None and drawing.agents:
         vote = add_agents(chain, agents, state, logits, row_slot, row_pos, drawing)

@@ -112,7 +112,7 @@ class SamplerState:
         for buffer, value in ((self.hist_count, recent.size), (self.slot_token, last), (self.slot_pos, pos)):
             buffer.rows(slot, slot + 1).write(np.array([value], np.uint32))
         self.status.view()[slot] = 0
-        self.masks.clear(slot)
+        self.masks.ban(slot, params.banned)
 
     def _checked(self, slot: int, params: SamplingParams, history: Sequence[int]) -> npt.NDArray[np.int64]:
         """The tokens that are remembered. Raises InputError where something does not fit."""
@@ -153,6 +153,6 @@ class SamplerState:
 def check_history(params: SamplingParams, history: int) -> None:
     """Raises InputError where parameters look further back than `history` tokens."""
     if params.penalised and params.repeat_last_n > history:
-        raise InputError(f"repeat_last_n is {params.repeat_last_n}; expected at most {history} here")
+        raise InputError(f"repeat_last_n is {params.repeat_last_n}; expected -1 to {history} here")
     if params.dry and params.dry_penalty_last_n > history:
         raise InputError(f"dry_penalty_last_n is {params.dry_penalty_last_n}; expected -1 to {history} here")

@@ -7,6 +7,7 @@ are counted (voting.py).
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,17 @@ from ..flux.stock_agents import DEFAULT_SWARM
 from ..flux.trace import VOTES
 from .drawing import Drawing
 from .state import MAX_VOCAB
-from .swarm_parts import FORMAT, agent_name, closest, program_from, program_of, program_out, real, unnumbered
+from .swarm_parts import (
+    FORMAT,
+    agent_name,
+    check_place,
+    closest,
+    program_from,
+    program_of,
+    program_out,
+    real,
+    unnumbered,
+)
 
 MAX_AGENTS = 8
 MAX_WEIGHT = 1e30
@@ -188,7 +199,8 @@ class Swarm:
             for a in self.agents
         ]
         head = {"flux_swarm": FORMAT, "vote": self.vote, "trust_rate": self.trust_rate, "candidates": self.candidates}
-        part = path.with_name(path.name + ".part")
+        check_place(path)
+        part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
         try:
             part.write_text(json.dumps(head | {"agents": agents}, indent=1) + "\n", encoding="utf-8")
             part.replace(path)

@@ -19,6 +19,14 @@ FORMAT = 1
 MAX_NAME = 64
 
 
+def check_place(path: Path) -> None:
+    """Raises InputError where a swarm cannot be saved: no folder, or a folder or device of that name."""
+    if not path.parent.is_dir():
+        raise InputError(f"swarm {path}: cannot be written (there is no folder {path.parent}); name another file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"swarm {path}: cannot be written (it is no regular file); name another file")
+
+
 def program_of(given: Any) -> Program:
     """A verified program: a Program, bytecode, the name of a stock agent, or the path of a file."""
     if isinstance(given, Program):

@@ -28,6 +28,10 @@ def share(p: float) -> int:
     return max(int(p * 2**32) - 4096, 0)
 
 
+def _last_n(n: int) -> int:
+    return _OFF if n < 0 else n  # all that is remembered
+
+
 def pack_params(params: SamplingParams) -> Words:
     """The 16 words of one slot, in the order of the P_ constants in shaders/include/sample_math.glsl.
 
@@ -38,7 +42,7 @@ def pack_params(params: SamplingParams) -> Words:
     names = params.effective_order
     floats[4], floats[5] = params.repeat_penalty, 1.0 / params.repeat_penalty
     floats[6], floats[7] = params.frequency_penalty, params.presence_penalty
-    words[8] = params.repeat_last_n if names[:1] == ("penalties",) else 0
+    words[8] = _last_n(params.repeat_last_n) if names[:1] == ("penalties",) else 0
     words[9] = len(params.logit_bias)
     words[10] = params.logprobs
     words[11], words[12] = params.resolved_seed & 0xFFFFFFFF, params.resolved_seed >> 32
@@ -67,7 +71,7 @@ def pack_order(params: SamplingParams, breakers: int = 0) -> Words:
     if names[:1] == ["penalties"]:
         del names[0]  # sample_adjust does them
     elif "penalties" in names:
-        words[21] = params.repeat_last_n
+        words[21] = _last_n(params.repeat_last_n)
     if names[:1] == ["dry"]:
         del names[0]  # sample_repeats does it
         words[19] = 1
@@ -87,7 +91,7 @@ def pack_order(params: SamplingParams, breakers: int = 0) -> Words:
     if params.dry:
         floats[14], floats[15] = params.dry_multiplier, params.dry_base
         words[16] = params.dry_allowed_length
-        words[17] = _OFF if params.dry_penalty_last_n < 0 else params.dry_penalty_last_n
+        words[17] = _last_n(params.dry_penalty_last_n)
         words[18] = int(_LN_FLOAT_MAX / math.log(params.dry_base)) if params.dry_base > 1.000001 else 0
         words[20] = breakers
     floats[22], floats[23] = params.mirostat_tau, params.mirostat_eta

@@ -48,6 +48,7 @@ class Batch:
         self.group = group
         self.sequences: tuple[Sequence, ...] = ()
         self.split = False  # steps are started by `start` and go on with `draw`
+        self._agents = False  # swarms vote
         self._key: tuple[Any, ...] = ()
         self._draw_key: tuple[Any, ...] = ()
         # Weak: what a batch is still waiting for does not keep the memory of a model that was closed.
@@ -61,8 +62,15 @@ class Batch:
 
     @property
     def may_start(self) -> bool:
-        """Whether another step may be started now."""
-        return self._forward is None if self.split else self.in_flight < self.runner.depth
+        """Whether another step may be started now.
+
+        One that runs ahead of a swarm, which may change and have it drawn again, drops no page: what is drawn again
+        sees what it saw before.
+        """
+        ahead = self.in_flight
+        if ahead and self._agents and any(s.table.recycles(len(s.cached) + ahead) for s in self.sequences):
+            return False
+        return self._forward is None if self.split else ahead < self.runner.depth
 
     def compose(self, sequences: Seq[Sequence], drawing: Drawing = PLAIN) -> None:
         """Say whose tokens the next steps draw (at most 32, each with its first token drawn). Nothing may be in flight.
@@ -77,7 +85,7 @@ class Batch:
         with self.runner.lock:
             self.runner.buffers.group_slots(self.group).view()[:] = numbers
         rows = size_for(max(1, len(sequences)))
-        self.split = drawing.masked
+        self.split, self._agents = drawing.masked, drawing.agents > 0
         self._key = ("forward", rows, self.group) if self.split else ("decode", rows, self.group, drawing)
         self._draw_key = ("draw", rows, self.group, drawing)
 

@@ -103,9 +103,9 @@ class Generation(Written):
         agents: Swarm | None = None,
         trace: str | PathLike[str] | None = None,
     ) -> None:
-        stream = make_stream(model, prompt, params, max_tokens, stop, prompt_progress, grammar, agents, trace)
         if session is not None and session.model is not model:
             raise InputError("the session belongs to another model; make one with this model's session()")
+        stream = make_stream(model, prompt, params, max_tokens, stop, prompt_progress, grammar, agents, trace)
         super().__init__(stream, model.load_seconds)
         self._iterator = Loop(model.runner, [stream], session).run()
 
@@ -149,10 +149,12 @@ def make_stream(
         if not isinstance(grammar, Grammar):
             raise InputError(f"grammar is a {type(grammar).__name__}; expected a Grammar: Grammar.from_file, ...")
         matcher = model.grammar_vocabulary.matcher(grammar)
-    swarm = _stream_swarm(model, params, agents, trace)
+    breakers = model.breakers(tuple(params.dry_sequence_breakers)) if params.dry else None
+    stops = StopText(stop)
+    swarm = _stream_swarm(model, params, agents, trace)  # last: a trace is begun for what is not refused
     return Stream(
-        model.tokenizer, ids, params, wanted, StopText(stop), progress=progress, matcher=matcher, swarm=swarm,
-        wake=runner.slots.wake, breakers=model.breakers(tuple(params.dry_sequence_breakers)) if params.dry else None,
+        model.tokenizer, ids, params, wanted, stops, progress=progress, matcher=matcher, swarm=swarm,
+        wake=runner.slots.wake, breakers=breakers,
     )  # fmt: skip
 
 
@@ -165,6 +167,9 @@ def _stream_swarm(
         return None
     if not isinstance(agents, Swarm):
         raise InputError(f"agents is a {type(agents).__name__}; expected a Swarm: Swarm([('conservative', 0.5), ...])")
+
+    if trace is not None and not isinstance(trace, (str, PathLike)):
+        raise InputError(f"trace is {trace!r}; expected the path of a file")
 
     def text_of(token: int) -> str:
         return model.tokenizer.piece(token).decode("utf-8", "replace")

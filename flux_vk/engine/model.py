@@ -295,11 +295,14 @@ class Model:
 
     def generate(
         self, prompt: str | Seq[int], max_tokens: int | None = None, *, stop: Seq[str] = (),
-        grammar: Grammar | None = None, agents: Swarm | None = None, **sampling: Any,
+        grammar: Grammar | None = None, agents: Swarm | None = None, trace: str | PathLike[str] | None = None,
+        **sampling: Any,
     ) -> Iterator[str]:  # fmt: skip
         """Pieces of text, as they come. `sampling`: the fields of SamplingParams (temperature, top_k, seed, ...)."""
         drawn = SamplingParams(**sampling)
-        generation = self.start(prompt, drawn, max_tokens=max_tokens, stop=stop, grammar=grammar, agents=agents)
+        generation = self.start(
+            prompt, drawn, max_tokens=max_tokens, stop=stop, grammar=grammar, agents=agents, trace=trace
+        )
         return (token.piece for token in generation if token.piece)
 
     def session(self) -> Session:

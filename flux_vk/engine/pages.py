@@ -82,6 +82,10 @@ class PageTable:
             self.version += 1
         return moved
 
+    def recycles(self, position: int) -> bool:
+        """Whether `reach` would drop a page for this position, of a table that may shift."""
+        return self.entry_of(position) >= self.max_entries
+
     def truncate(self, length: int) -> None:
         """Keep only the pages of the first `length` positions. Not after a shift, when positions have gone."""
         if self.dropped:

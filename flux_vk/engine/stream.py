@@ -79,7 +79,9 @@ class Stream:
         own = Drawing(
             logprobs=self.logprobs, complete=self.params.complete, masked=self.matcher is not None
         )
-        return own if self.swarm is None else Drawing.joined((own, self.swarm.drawing))
+        if self.swarm is None:
+            return own
+        return Drawing.joined((own, self.swarm.drawing, Drawing(banned=bool(self.params.banned))))
 
     @property
     def logprobs(self) -> bool:

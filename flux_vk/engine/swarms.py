@@ -45,7 +45,7 @@ class StreamSwarm:
         """Give a slot to the swarm as it is now. No step that uses the slot is in flight."""
         self._version = self.swarm.version  # first: what is changed meanwhile is seen next time
         self._agents = self.swarm.agents
-        state.set_slot(slot, self.swarm, self._trust)
+        state.set_slot(slot, self.swarm, self._trust, self._agents)
 
     def take(self, state: AgentState, slot: int, position: int, index: int) -> TracedToken | None:
         """What the vote for a token left behind: trust goes to the swarm, the vote to the trace."""

@@ -35,6 +35,7 @@ Numbers that the device has as 32-bit floats have the fewest digits that give th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import FluxError, InputError
 from .program import Program
 
 VERSION = 1
@@ -168,7 +169,7 @@ class TraceWriter:
     """Writes a trace line by line, each flushed, so that what is there can be read at any time. A context manager."""
 
     def __init__(self, path: str | Path, header: TraceHeader) -> None:
-        """Raises InputError where the file cannot be made."""
+        """Raises InputError where the file cannot be made. A line that cannot be written raises FluxError."""
         self.path = Path(path)
         try:
             self._file: TextIO = self.path.open("w", encoding="utf-8")
@@ -192,12 +193,20 @@ class TraceWriter:
         self._line({"type": "replace", "index": change.index, "agent": change.agent, "program": program})
 
     def _line(self, value: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except OSError as error:
+            self.close()
+            raise FluxError(
+                f"trace {self.path}: cannot be written ({error.strerror}); make room, or name another file"
+            ) from error
 
     def close(self) -> None:
-        """Close the file; may be called again."""
-        self._file.close()
+        """Close the file; may be called again. Every line has been flushed: what is left could not be written."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def __enter__(self) -> TraceWriter:
         return self

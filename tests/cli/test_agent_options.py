@@ -102,3 +102,12 @@ def test_an_unknown_agent_is_told_before_the_model_is_loaded(capsys: pytest.Capt
     assert run.main(["no-such.gguf", "-p", "x", "--agent", "greedi"]) == 2
     err = capsys.readouterr().err
     assert "did you mean 'greedy'" in err and "no-such" not in err
+
+
+@pytest.mark.parametrize("place", ["no/s.json", "."])
+def test_a_place_that_cannot_be_saved_to_is_refused_before_anything_runs(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["absent.gguf", "-p", "x", "--agent", "greedy", "--save-swarm", str(tmp_path / place)]
+    assert run.main(argv) == 2
+    assert "cannot be written" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from flux_vk.errors import InputError
         ("temperature", True), ("top_k", -1), ("top_k", 2.5), ("top_k", 2**31), ("top_p", -0.01), ("top_p", 1.01),
         ("top_p", math.nan), ("min_p", -1), ("min_p", 2), ("repeat_penalty", 0), ("repeat_penalty", -1),
         ("repeat_penalty", math.inf), ("frequency_penalty", math.nan), ("presence_penalty", math.inf),
-        ("repeat_last_n", -1), ("repeat_last_n", 1.0), ("seed", -1), ("seed", 2**64), ("seed", 1.5), ("seed", True),
+        ("repeat_last_n", -2), ("repeat_last_n", 1.0), ("seed", -1), ("seed", 2**64), ("seed", 1.5), ("seed", True),
         ("logprobs", -1), ("logprobs", 21), ("logprobs", True), ("logit_bias", [1, 2]), ("logit_bias", {-1: 1.0}),
         ("logit_bias", {"a": 1.0}), ("logit_bias", {1: math.nan}), ("logit_bias", {1: math.inf}),
         ("samplers", "top_k;heat"), ("samplers", "top_k;kt"), ("samplers", "top_k;k"), ("samplers", ["top_k", "top-k"]),

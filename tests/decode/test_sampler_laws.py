@@ -19,6 +19,7 @@ F64 = npt.NDArray[np.float64]
 DRAWN: list[dict[str, Any]] = [
     {"samplers": "temperature;min_p", "temperature": 1.4, "min_p": 1e-9},
     {"samplers": "min_p;top_p;temperature", "min_p": 0.02, "top_p": 0.9, "temperature": 1.3},
+    {"samplers": "temperature;top_k", "top_k": 15, "temperature": 1.6},
     {"typical_p": 0.7},
     {"top_n_sigma": 1.2, "temperature": 1.5},
     {"xtc_probability": 0.4, "xtc_threshold": 0.05},

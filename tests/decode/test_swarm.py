@@ -157,6 +157,8 @@ def test_save_and_load(tmp_path: Path) -> None:
         assert (a.weight, a.trust, a.traps, a.name) == (b.weight, b.trust, b.traps, b.name)
         assert (a.program.code, a.program.result, a.program.name) == (b.program.code, b.program.result, b.program.name)
         assert a.program.source == b.program.source
+    with pytest.raises(InputError, match="no regular file"):
+        swarm.save("/dev/null")
     with pytest.raises(InputError, match="cannot be written"):
         swarm.save(tmp_path / "no" / "swarm.json")
 

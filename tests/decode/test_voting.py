@@ -113,6 +113,16 @@ def test_default_swarm_by_hand(device: Device, rng: np.random.Generator) -> None
 
 
 @pytest.mark.parametrize("vote", ["sum", "prob", "borda", "majority"])
+def test_among_equals_the_lowest_id_wins(device: Device, rng: np.random.Generator, vote: str) -> None:
+    """Of an agent's best candidates as of the consensus, wherever among the candidates they stand."""
+    sizes = (3, 100, 256, 700)
+    logits = random_logits(rng, len(sizes), 3000)
+    polls = Poll(device, logits, [Swarm(["uniform"], vote=vote, candidates=n) for n in sizes])
+    lowest = [int(np.argsort(-row, kind="stable")[:n].min()) for row, n in zip(logits, sizes, strict=True)]
+    assert polls.step() == lowest
+
+
+@pytest.mark.parametrize("vote", ["sum", "prob", "borda", "majority"])
 def test_bits_do_not_depend_on_the_chain(device: Device, rng: np.random.Generator, vote: str) -> None:
     """More places for agents, more for candidates, other rows beside it: the same consensus, bit for bit."""
     logits = random_logits(rng, 5, 1000)

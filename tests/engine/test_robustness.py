@@ -91,7 +91,7 @@ def test_logit_bias_forbids_and_forces(model: Model) -> None:
     assert greedy(model, logit_bias={777: 1000.0}).tokens == [777] * 8
     with pytest.raises(InputError, match="logit_bias names token 2048; expected ids below 2048"):
         model.start(PROMPT, fx.SamplingParams(logit_bias={2048: 1.0}))
-    with pytest.raises(InputError, match="repeat_last_n is 5000; expected at most 256"):
+    with pytest.raises(InputError, match="repeat_last_n is 5000; expected -1 to 256"):
         model.start(PROMPT, fx.SamplingParams(repeat_penalty=1.1, repeat_last_n=5000))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import flux_vk as fx
 from flux_vk.engine.model import Model
-from flux_vk.errors import InputError
+from flux_vk.errors import FluxError, InputError
 from flux_vk.flux.trace import read_trace
 from flux_vk.gpu import Device
 
@@ -178,6 +178,65 @@ def test_a_stream_that_waits_for_pages_goes_on_with_its_trust(device: Device, de
         assert run(narrow) == want
 
 
+@pytest.mark.parametrize("grammar", [False, True])
+def test_a_change_at_a_recycled_page_leaves_the_text_alone(device: Device, demo_model: Path, grammar: bool) -> None:
+    """A step that runs ahead must not take a page from what is drawn again."""
+    swarm, follow, found = fx.Swarm([agent(IDENTITY)]), None, []
+    if grammar:
+        pytest.importorskip("llguidance")
+        follow = fx.Grammar.regex("[a-z ,.]{400}")
+    with fx.load(demo_model, device=device, kv_type="f32", context=96, context_shift=True) as shifting:
+        g = shifting.start(PROMPT, fx.SamplingParams(seed=4), max_tokens=110, agents=swarm, grammar=follow)
+        want = [t.id for t in g]
+        for token in shifting.start(PROMPT, fx.SamplingParams(seed=4), max_tokens=110, agents=swarm, grammar=follow):
+            found.append(token.id)
+            swarm.set_weight("identity", 1.0)
+    assert len(want) == 110 and found == want
+
+
+def test_a_trace_that_cannot_be_written_ends_the_text_with_a_clear_error(model: Model, tmp_path: Path) -> None:
+    """And gives back what the text held. The writer is made to fail as on a full disk."""
+    with pytest.raises(FluxError, match="trace /dev/full: cannot be written"):
+        model.start(PROMPT, agents=fx.Swarm.default(), trace="/dev/full")
+    g = model.start(PROMPT, fx.SamplingParams(seed=1), agents=fx.Swarm.default(), trace=tmp_path / "x.jsonl")
+    next(g)
+    assert g._stream.swarm is not None and g._stream.swarm._writer is not None
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        g._stream.swarm._writer._file = full
+        with pytest.raises(FluxError, match="x.jsonl: cannot be written"):
+            list(g)
+    assert model.runner.slots.in_use == 0 and g.finish_reason == "cancelled" and len(g.tokens) == 2
+
+
+def test_a_refused_generation_leaves_an_old_trace_alone(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "old.jsonl"
+    path.write_text("kept", encoding="utf-8")
+    with pytest.raises(InputError, match="stop strings"):
+        model.start(PROMPT, stop=[""], agents=fx.Swarm.default(), trace=path)
+    assert path.read_text(encoding="utf-8") == "kept"
+
+
+@pytest.mark.parametrize("grammar", [False, True])
+@pytest.mark.parametrize("settings", [{"vote": "majority"}, {"candidates": 1}, {"vote": "prob", "candidates": 3}])
+def test_nobody_votes_for_a_banned_token(model: Model, settings: dict[str, Any], grammar: bool) -> None:
+    """However few tokens a vote leaves, those that logit_bias bans are not what it leaves. Other texts beside it."""
+    if grammar:
+        pytest.importorskip("llguidance")
+    follow = fx.Grammar.regex("[a-z ,.]{90}") if grammar else None
+    first = tokens(model, None, temperature=0, n=12)
+    params = fx.SamplingParams(temperature=0, logit_bias=dict.fromkeys(first, -np.inf))
+    g = model.start(PROMPT, params, max_tokens=12, agents=fx.Swarm(["greedy"], **settings), grammar=follow)
+    found = [t.id for t in g]
+    want = model.start(PROMPT, params, max_tokens=12, grammar=follow)
+    assert found == [t.id for t in want] and not set(found) & set(first)
+    both = model.start_many(
+        [PROMPT] * 3, [params, params, fx.SamplingParams(temperature=0)], max_tokens=12, grammar=[follow, None, None],
+        agents=[fx.Swarm(["greedy"], **settings), None, fx.Swarm(["greedy"], **settings)],
+    )  # fmt: skip
+    list(both)
+    assert [both.generations[i].tokens for i in (0, 2)] == [found, first]
+
+
 def test_agents_and_a_grammar(model: Model) -> None:
     pytest.importorskip("llguidance")
     grammar, params = fx.Grammar.regex("[ab]{3,9}"), fx.SamplingParams(seed=1)
@@ -191,6 +250,8 @@ def test_wrong_arguments(model: Model, tmp_path: Path) -> None:
         model.start(PROMPT, agents=["greedy"])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="trace is .* and nobody votes"):
         model.start(PROMPT, trace=tmp_path / "x.jsonl")
+    with pytest.raises(InputError, match="trace is True; expected the path"):
+        model.start(PROMPT, agents=fx.Swarm.default(), trace=True)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="cannot be written"):
         model.start(PROMPT, agents=fx.Swarm.default(), trace=tmp_path / "no" / "x.jsonl")
     with pytest.raises(InputError, match="2 entries for 1 prompts"):

@@ -243,8 +243,10 @@ def test_top(device: Device, rng: np.random.Generator, vocab: int) -> None:
     ("settings", "draws"),
     [
         ({"temperature": 1.0, **OPEN}, 100_000),
-        ({"temperature": 0.7, "top_k": 20, "top_p": 0.9, "min_p": 0.02}, 30_000),
-        ({"temperature": 1.7, "top_k": 0, "top_p": 0.8, "min_p": 0.0}, 30_000),
+        ({**OPEN, "temperature": 1.2, "top_k": 20}, 100_000),
+        ({**OPEN, "temperature": 1.2, "min_p": 0.1}, 100_000),
+        ({**OPEN, "temperature": 1.7, "top_p": 0.8}, 100_000),
+        ({"temperature": 0.7, "top_k": 20, "top_p": 0.9, "min_p": 0.02}, 100_000),
     ],
 )
 def test_draws_follow_the_distribution(

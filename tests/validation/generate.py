@@ -44,7 +44,8 @@ def main(path: str, kv_type: str) -> None:
                 if step == 7:
                     swarm.replace("penalty", "uniform")
         assert all(g.tokens for g in many.generations)
-        generation = model.start(prompts[0], ways[1], max_tokens=6, agents=swarm, trace=os.devnull)
+        banning = fx.SamplingParams(seed=2, logit_bias={generation.tokens[0]: float("-inf")})
+        generation = model.start(prompts[0], banning, max_tokens=6, agents=swarm, trace=os.devnull)
         assert all(token.vote is not None for token in generation)
 
 
