@@ -144,6 +144,13 @@ def test_bytecode_by_an_odd_name(tmp_path: Path) -> None:
     assert load_program(tmp_path / "a\tb").name == "a?b"
 
 
+def test_long_words_are_refused_at_once() -> None:
+    """In time that grows with their length, not with its square (which would be hours here)."""
+    for text in ("9" * 10**6 + "x", "9" * 10**6 + ".x", "0x" + "f" * 10**6 + "g", '"' + "\\a" * 10**6):
+        with pytest.raises(InputError, match="<text>:1:10: "):
+            assemble("MOVI R0, " + text)
+
+
 def test_a_file_without_an_end_is_refused() -> None:
     with pytest.raises(InputError, match="/dev/zero: more than"):
         load_program("/dev/zero")
