@@ -103,6 +103,7 @@ def test_texts_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for content, word in ((b"", "no text"), (b"\xff\xfe\xfd", "UTF-8"), (b"Too short a text.", "tokens")):
         (tmp_path / "t.txt").write_bytes(content)
         assert evolve(tmp_path / "out", "--text", str(tmp_path / "t.txt")) == 2
+        assert not (tmp_path / "out").exists()
         assert word in capsys.readouterr().err
 
 

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         need_matplotlib()
     terminal = Terminal(args.quiet)
     options = _options(args)
-    _folder(args)
+    _check_folder(args)
     device = Device(args.device)
     trained, other = _recordings(args, options, device, terminal)
     scorer = Scorer(device, trained, options.population)
@@ -96,8 +96,8 @@ def _options(args: argparse.Namespace) -> Options:
     return replace(base, **given, breeding=replace(base.breeding, **bred))
 
 
-def _folder(args: argparse.Namespace) -> None:
-    """Make the folder. InputError where it holds an evolution that was not to be resumed, or no text was given."""
+def _check_folder(args: argparse.Namespace) -> None:
+    """InputError where the folder holds an evolution that was not to be resumed, or no text was given."""
     from flux_vk.flux.evolution.checkpoint import CHECKPOINT
 
     if args.resume:
@@ -106,6 +106,9 @@ def _folder(args: argparse.Namespace) -> None:
         raise InputError("--text: no text to learn from; name a text file, or give --resume")
     if (args.out / CHECKPOINT).exists():
         raise InputError(f"{args.out}: holds an evolution already; give --resume, or another folder")
+
+
+def _make_folder(args: argparse.Namespace) -> None:
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -137,9 +140,11 @@ def _recordings(
         for name, part in ((TRAINED, learn), (HELD_OUT, valid)):
             about = {"model": path.name, "candidates": wanted.candidates, "positions": wanted.positions}
             found.append(record(model, part, wanted, bar, about))
-            found[-1].save(args.out / name)
             if found[-1].positions < wanted.positions:
                 terminal.note(f"{name}: the text has {found[-1].positions} positions to score, not {wanted.positions}")
+    _make_folder(args)
+    for name, recording in zip((TRAINED, HELD_OUT), found, strict=True):
+        recording.save(args.out / name)
     return found[0], found[1]
 
 
