@@ -105,7 +105,9 @@ def test_every_type(device: Device, rng: np.random.Generator, variant: str) -> N
 
 @pytest.mark.parametrize("variant", FEW)
 def test_all_tiles_give_the_same_bits(device: Device, rng: np.random.Generator, variant: str) -> None:
-    """With a norm, so that its sums are looked at too; rows and tokens that fill no tile."""
+    """With a norm, so that its sums are looked at too; rows and tokens that fill no tile. The first variant of each
+    arithmetic goes through all tiles, the others, whose loads alone differ, share them out: each tile is a pipeline to
+    compile."""
     skip_unless_able(device, variant)
     dtype, arithmetic = variant.split(".")
     shape, r = (150, 256), 71
@@ -113,8 +115,9 @@ def test_all_tiles_give_the_same_bits(device: Device, rng: np.random.Generator, 
     found = []
     tiles = sensible(device, arithmetic, 1024)
     assert len(tiles) > 2
-    for tile in tiles:
-        for ahead in (0, 1) if variant in FEW[:5] else (tile.bn % 64 // 32,):
+    every = next(v for v in FEW if v.endswith(arithmetic)) == variant
+    for tile in tiles if every else [tiles[0], *tiles[1 + FEW.index(variant) % 3 :: 3]]:
+        for ahead in (0, 1) if every else (tile.bn % 64 // 32,):
             chosen = Tile(tile.bm, tile.bn, tile.tm, tile.tn, ahead)
             found.append(run(device, variant, raw, shape, x, norm=norm, eps=1e-5, tuned=chosen))
             assert same_bits(found[-1], found[0]), chosen
