@@ -64,8 +64,9 @@ def test_row_counts(device: Device, rng: np.random.Generator, variant: str, n: i
     assert nmse(run(device, variant, raw, (n, k), x), reference(values(raw, dtype, (n, k)), x)) < LIMIT
 
 
-@pytest.mark.parametrize("act", ["silu", "gelu"])
-@pytest.mark.parametrize("variant", ["q4_k.sub", "q6_k.tree", "f16.sub"])
+@pytest.mark.parametrize(
+    ("variant", "act"), [("q4_k.sub", "silu"), ("q4_k.sub", "gelu"), ("q6_k.tree", "silu"), ("f16.sub", "gelu")]
+)
 def test_gate(device: Device, rng: np.random.Generator, variant: str, act: str) -> None:
     """Gate and up rows, with a norm in front: what a feed-forward layer takes three kernels for."""
     skip_unless_able(device, "matmul_wide", variant)
