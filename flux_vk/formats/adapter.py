@@ -1,12 +1,11 @@
 """LoRA adapters: what one is, the checks every one passes, and reading one whatever its file format.
 
-Hu et al., arXiv:2106.09685; rsLoRA: Kalajdzievski, arXiv:2312.03732. The formats stand in adapter_peft.py (PEFT folders and
-.safetensors, also MLX) and adapter_gguf.py (GGUF, as llama.cpp loads it). Not for: applying an adapter (flux_vk.models).
+Hu et al., arXiv:2106.09685; rsLoRA: Kalajdzievski, arXiv:2312.03732. The formats stand in adapter_peft.py (folders of
+PEFT and MLX, .safetensors) and adapter_gguf.py (GGUF, as llama.cpp loads it). Not for: applying one (flux_vk.models).
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -166,9 +165,9 @@ def check_pair(name: str, pair: LoraPair) -> None:
 def read_adapter(path: str | os.PathLike[str], heads: tuple[int, int] | None = None, *, arch: str = "") -> Adapter:
     """Reads an adapter: a folder (PEFT, or MLX), a .safetensors file beside its config, or a GGUF LoRA file.
 
-    heads: (n_heads, n_kv_heads) of the model, arch: its `general.architecture`. A GGUF LoRA needs neither. PEFT files do
-    not say of what architecture they are (those written here do); it is needed to know whether rows of q and k change
-    their order, and for `llama` they do, by heads.
+    heads: (n_heads, n_kv_heads) of the model, arch: its `general.architecture`. A GGUF LoRA needs neither. PEFT files
+    do not say of what architecture they are (those written here do); it is needed to know whether rows of q and k
+    change their order, and for `llama` they do, by heads.
     Raises AdapterError (InputError) naming file and tensor or key, also where `arch` is not what the file says.
     """
     from flux_vk.formats import adapter_gguf, adapter_peft
