@@ -48,8 +48,8 @@ def load_base(
 ) -> Base:
     """The model of a GGUF file on a device, its weights in their own block types.
 
-    context: tokens of the longest sequence (LongRoPE chooses by it). fill: False leaves the weights' memory as it is, for
-    working out what would be taken. Raises GGUFError, ModelError, OutOfDeviceMemory.
+    context: tokens of the longest sequence (LongRoPE chooses by it). fill: False leaves the weights' memory as it is,
+    for working out what would be taken. Raises GGUFError, ModelError, OutOfDeviceMemory.
     """
     real = cast("Device", device)  # a device that only records has all that is asked of it here
     with open_gguf(path) as file:

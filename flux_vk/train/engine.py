@@ -6,7 +6,7 @@ Not for: which batches and rates come next (trainer.py), or what a chain holds (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,14 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..gpu import Chain
+from .adapted import Pair
 from .base import Base
 from .batches import MicroBatch
+from .build import build_train_step
 from .lora import F32Array, Layout, LoRA, Site, initial, make_layout, to_adapter
-from .step import HEAD_ROWS, Pair, Rows, build_train_step
+from .options import OPTIMIZERS
+from .protocol import State, StepResult, Update
+from .step import HEAD_ROWS, Rows
 
 if TYPE_CHECKING:
     from ..formats.adapter import Adapter
@@ -27,7 +31,6 @@ if TYPE_CHECKING:
 
 INPUTS = ("ids", "pos", "first", "last", "labels")
 PART = 4096 * 64
-OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
@@ -45,24 +48,6 @@ class Rules:
     def __post_init__(self) -> None:
         if self.optim not in OPTIMIZERS:
             raise InputError(f"optim is {self.optim!r}; expected {' or '.join(OPTIMIZERS)}")
-
-
-@dataclass(frozen=True)
-class Update:
-    """What an optimiser step is told: the rate, its number from 1, and the labels of all its micro-batches."""
-
-    lr: float
-    step: int
-    counted: int
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Loss summed over the counted labels of a micro-batch, and, behind an update, the gradient's norm before clipping."""
-
-    loss: float
-    grad_norm: float | None
-    finite: bool
 
 
 class Engine:
@@ -101,7 +86,7 @@ class Engine:
         self._recorded: dict[tuple[int, str], Recorded] = {}
         self._write_rules()
 
-    # -- steps ----------------------------------------------------------------------------------------------------------
+    # -- steps --------------------------------------------------------------------------------------------------------
 
     def forward_backward(self, batch: MicroBatch, update: Update | None = None) -> StepResult:
         """Adds the batch's gradients to those that are there; with an update the optimiser goes on from them.
@@ -125,17 +110,17 @@ class Engine:
         """Forget what earlier micro-batches added."""
         self.grads.write(np.zeros(self.layout.size, np.float32))
 
-    # -- state ----------------------------------------------------------------------------------------------------------
+    # -- state --------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Exact copies of all that training has changed: params, m, v f32[P], and the number of micro-batches so far."""
+        """Exact copies of what training has changed: params, m, v f32[P], and the number of micro-batches so far."""
         state: dict[str, npt.NDArray[Any]] = {"params": self.params.numpy(), "m": self.m.numpy()}
         if self.v is not None:
             state["v"] = self.v.numpy()
         state["micro"] = np.array([self.micro], np.uint64)
         return state
 
-    def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+    def load_state(self, state: State) -> None:
         """Go on from `state()`. Raises InputError where it is of another adapter or optimiser."""
         wanted = {"params": self.params, "m": self.m} | ({"v": self.v} if self.v is not None else {})
         for name in (*wanted, "micro"):
@@ -175,7 +160,7 @@ class Engine:
             "activations": self.base.arena.nbytes,
         }
 
-    # -- chains ---------------------------------------------------------------------------------------------------------
+    # -- chains -------------------------------------------------------------------------------------------------------
 
     def chain(self, rows: int, kind: str) -> Chain:
         """The chain over so many rows; kind: "loss", "gradient" (added to those that are there) or "update" (and the

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..formats.adapter import PEFT_NAMES, Adapter, LoraPair
+from ..formats.adapter import Adapter, LoraPair, peft_names
 from ..models import ModelConfig
 from ..models.tensors import model_tensors
 
@@ -21,6 +21,12 @@ ALIGN = 64
 """Every matrix begins at a multiple of this many floats, so that it can be bound by itself on every device."""
 
 ALL_LINEAR = "all-linear"
+
+_JOINED = {
+    "q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj",
+    "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj",
+}  # fmt: skip
+"""The layer that does a layer's work where a model has several in one (Phi-3)."""
 
 F32Array = npt.NDArray[np.float32]
 
@@ -31,8 +37,8 @@ class LoRA:
 
     rank r: A is [r, in], B [out, r]. s = alpha / r, or alpha / sqrt(r) with `rslora` (arXiv 2312.03732).
     dropout: share of x that is left out in training. target: names as PEFT has them (q_proj, k_proj, v_proj, o_proj,
-    gate_proj, up_proj, down_proj; the short forms q ... down; qkv_proj and gate_up_proj where a model has them joined), or
-    "all-linear". Raises InputError naming what is wrong.
+    gate_proj, up_proj, down_proj; the short forms q ... down; where a model has them joined, qkv_proj and gate_up_proj
+    are meant), or "all-linear". Raises InputError naming what is wrong.
     """
 
     rank: int = 32
@@ -153,12 +159,13 @@ def to_adapter(layout: Layout, flat: F32Array, arch: str, name: str = "", base_m
 
 def _parts(cfg: ModelConfig, target: tuple[str, ...]) -> frozenset[str]:
     """GGUF names of the wanted layers: attn_q, ffn_down, ..."""
-    known = PEFT_NAMES[cfg.arch]
+    known = peft_names(cfg.arch)
     if ALL_LINEAR in target:
         return frozenset(known.values())
     parts = []
     for name in target:
-        full = name if name in known else f"{name}_proj"
+        full = name if name.endswith("_proj") else f"{name}_proj"
+        full = full if full in known else _JOINED.get(full, full)
         if full not in known:
             raise InputError(
                 f"target {name!r}: {cfg.arch} models have {', '.join(known)}; or give {ALL_LINEAR} for all of them"

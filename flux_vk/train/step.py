@@ -7,40 +7,23 @@ the second half of the chain. Not for: the optimiser and the buffers that outliv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError
 from ..gpu.attention_train import attention_backward, attention_forward
-from ..gpu.dead import drop_dead
-from ..gpu.gemm import gemm
 from ..gpu.matmul import matmul
 from ..gpu.matmul_backward import matmul_backward
-from ..models.registry import architecture
+from .adapted import Adapted, Pair
+from .gradients import Gradients
 
 if TYPE_CHECKING:
     from ..gpu import Buffer, Chain
     from ..models import ModelConfig
     from ..models.weights import Weights
 
-Layer = Callable[[Any, int, "Buffer"], "Buffer"]
-
 HEAD_ROWS = 64
 """Rows whose logits exist at a time. A multiple of 64: every tile then begins where a buffer may be bound."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The adapter of one weight on the device: a f32[r, in], b f32[out, r], and their gradients (added to)."""
-
-    a: Buffer
-    b: Buffer
-    grad_a: Buffer
-    grad_b: Buffer
-    scale: float
-    site: int
 
 
 @dataclass(frozen=True)
@@ -76,11 +59,11 @@ class TrainStep:
     def __post_init__(self) -> None:
         self.grads = Gradients(self.chain)
 
-    # -- the vocabulary of models/step.py -------------------------------------------------------------------------------
+    # -- the vocabulary of models/step.py -----------------------------------------------------------------------------
 
     def embed(self) -> Buffer:
         """Rows of the token embedding; it is frozen, so nothing goes back through it."""
-        x = self._new(self.rows.count, self.cfg.dim)
+        x = self.new(self.rows.count, self.cfg.dim)
         self.chain.embed(ids=self.rows.ids, w=self.weights["token_embd.weight"], y=x, scale=self.cfg.embed_scale)
         return x
 
@@ -89,7 +72,7 @@ class TrainStep:
         made = self._normed.pop(name, None)
         if made is not None and made[0] is x:
             return made[1]
-        y = self._new(*x.shape)
+        y = self.new(*x.shape)
         w = self.weights[f"{name}.weight"]
         self.chain.rms_norm(x=x, w=w, y=y, eps=self.cfg.norm_eps)
         self._later((x,), y, lambda g: self._norm_back(x, w, g))
@@ -97,7 +80,7 @@ class TrainStep:
 
     def add_rms_norm(self, x: Buffer, r: Buffer, name: str) -> tuple[Buffer, Buffer]:
         """s = x + r and its norm."""
-        s, y = self._new(*x.shape), self._new(*x.shape)
+        s, y = self.new(*x.shape), self.new(*x.shape)
         w = self.weights[f"{name}.weight"]
         self.chain.add_rms_norm(x=x, r=r, w=w, s=s, y=y, eps=self.cfg.norm_eps)
 
@@ -118,7 +101,7 @@ class TrainStep:
     def linear(self, x: Buffer, *names: str, residual: Buffer | None = None) -> Buffer:
         """x W^T (+ bias) (+ residual) + s (drop(x) A^T) B^T; results of several names side by side in one buffer."""
         outs = [self.weights[f"{name}.weight"].shape[0] for name in names]
-        y = self._new(x.shape[0], sum(outs))
+        y = self.new(x.shape[0], sum(outs))
         at = 0
         for name, width in zip(names, outs, strict=True):
             w, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
@@ -129,7 +112,7 @@ class TrainStep:
         for name, width in zip(names, outs, strict=True):
             pair = self.pairs.get(f"{name}.weight")
             if pair is not None:
-                adapted.append(_Adapted(self, pair, x, y, at))
+                adapted.append(Adapted(self, pair, x, y, at))
             at += width
         sources = (x,) if residual is None else (x, residual)
 
@@ -164,13 +147,13 @@ class TrainStep:
             turn["qnorm"] = self.weights[f"blk.{i}.attn_q_norm.weight"]
             turn["knorm"] = self.weights[f"blk.{i}.attn_k_norm.weight"]
         rule: dict[str, Any] = {"scale": cfg.attn_scale, "softcap": cfg.attn_softcap, "window": layer.window, **heads}
-        qk = self._new(rows.count, cfg.q_width + cfg.kv_width)
-        y, lse = self._new(rows.count, cfg.q_width), self._new(rows.count, cfg.n_heads)
+        qk = self.new(rows.count, cfg.q_width + cfg.kv_width)
+        y, lse = self.new(rows.count, cfg.q_width), self.new(rows.count, cfg.n_heads)
         self.chain.qk_rope(qkv=qkv, qk=qk, **turn)
         attention_forward(self.chain, qk=qk, qkv=qkv, first=rows.first, y=y, lse=lse, **rule)
 
         def back(g: Buffer) -> None:
-            dqk, dqkv = self._new(*qk.shape), self._new(*qkv.shape)
+            dqk, dqkv = self.new(*qk.shape), self.new(*qkv.shape)
             attention_backward(
                 self.chain, qk=qk, qkv=qkv, first=rows.first, last=rows.last, y=y, lse=lse, dy=g, dqk=dqk, dqkv=dqkv,
                 **rule,
@@ -193,7 +176,7 @@ class TrainStep:
         """gelu(left half) * right half, GELU in its tanh form."""
         return self._gated(x, "geglu")
 
-    # -- the loss -------------------------------------------------------------------------------------------------------
+    # -- the loss -----------------------------------------------------------------------------------------------------
 
     def head(self, x: Buffer, loss: Buffer, backward: bool) -> None:
         """Loss of every row, f32[T], by tiles of rows whose logits become their own gradient.
@@ -204,11 +187,11 @@ class TrainStep:
         w, dn = self.weights["output.weight"], None
         backward = backward and self.grads.needed(n)
         if backward:
-            dn = self._new(*n.shape)
+            dn = self.new(*n.shape)
             self.grads.give(n, dn)
         for start in range(0, self.rows.count, HEAD_ROWS):
             stop = min(start + HEAD_ROWS, self.rows.count)
-            logits = self._new(stop - start, w.shape[0])
+            logits = self.new(stop - start, w.shape[0])
             matmul(self.chain, w=w, x=n.rows(start, stop), y=logits, prompt=True)
             self.chain.cross_entropy(
                 logits=logits, labels=self.rows.labels.rows(start, stop), loss=loss.rows(start, stop),
@@ -217,10 +200,10 @@ class TrainStep:
             if dn is not None:
                 matmul_backward(self.chain, w=w, g=logits, dx=dn.rows(start, stop))
 
-    # -- the tape -------------------------------------------------------------------------------------------------------
+    # -- the tape -----------------------------------------------------------------------------------------------------
 
     def start_tape(self) -> None:
-        """From here on what is appended goes on the tape; norms made ahead, whose backward part is lost, are forgotten."""
+        """From here on what is appended goes on the tape; norms made ahead, not on it, are forgotten."""
         self.tape = []
         self._normed.clear()
 
@@ -253,7 +236,7 @@ class TrainStep:
         self.chain.rms_norm_backward(x=x, w=w, g=g, dx=dx, eps=self.cfg.norm_eps, accumulate=int(accumulate))
 
     def _gated(self, x: Buffer, kernel: str) -> Buffer:
-        y = self._new(x.shape[0], x.shape[1] // 2)
+        y = self.new(x.shape[0], x.shape[1] // 2)
         self.chain.dispatch(kernel, x=x, y=y)
 
         def back(g: Buffer) -> None:
@@ -263,184 +246,6 @@ class TrainStep:
         self._later((x,), y, back)
         return y
 
-    def _new(self, *shape: int) -> Buffer:
+    def new(self, *shape: int) -> Buffer:
+        """Scratch memory of the chain, f32."""
         return self.chain.scratch(shape, "f32")
-
-
-class _Adapted:
-    """The adapter's part of a product: columns at..at+out of y."""
-
-    def __init__(self, step: TrainStep, pair: Pair, x: Buffer, y: Buffer, at: int) -> None:
-        self.step, self.pair, self.x, self.at, self.width = step, pair, x, at, y.shape[1]
-        self.u = step._new(x.shape[0], pair.a.shape[0])
-        dropped = self._dropped()
-        gemm(step.chain, a=dropped, b=pair.a, c=self.u, m=self.tokens, n=self.rank, k=self.n_in, tb=True)
-        gemm(
-            step.chain, a=self.u, b=pair.b, c=y, m=self.tokens, n=self.n_out, k=self.rank, tb=True, alpha=pair.scale,
-            accumulate=True, ldc=self.width, c_offset=at,
-        )  # fmt: skip
-
-    @property
-    def tokens(self) -> int:
-        return self.x.shape[0]
-
-    @property
-    def rank(self) -> int:
-        return self.pair.a.shape[0]
-
-    @property
-    def n_in(self) -> int:
-        return self.pair.a.shape[1]
-
-    @property
-    def n_out(self) -> int:
-        return self.pair.b.shape[0]
-
-    def backward(self, g: Buffer) -> None:
-        """du = s g B; grad B += s g^T u; grad A += du^T drop(x); dx += drop(du A)."""
-        step, pair, chain = self.step, self.pair, self.step.chain
-        du = step._new(self.tokens, self.rank)
-        columns: dict[str, Any] = {"a": g, "lda": self.width, "a_offset": self.at, "alpha": pair.scale}
-        gemm(chain, b=pair.b, c=du, m=self.tokens, n=self.rank, k=self.n_out, **columns)
-        gemm(
-            chain, b=self.u, c=pair.grad_b, m=self.n_out, n=self.rank, k=self.tokens, ta=True, accumulate=True,
-            **columns,
-        )  # fmt: skip
-        gemm(
-            chain, a=du, b=self._dropped(), c=pair.grad_a, m=self.rank, n=self.n_in, k=self.tokens, ta=True,
-            accumulate=True,
-        )  # fmt: skip
-        if not step.grads.needed(self.x):
-            return
-        dx, accumulate = step.grads.into(self.x)
-        if not step.dropout:
-            gemm(chain, a=du, b=pair.a, c=dx, m=self.tokens, n=self.n_in, k=self.rank, accumulate=accumulate)
-            return
-        whole = step._new(*self.x.shape)
-        gemm(chain, a=du, b=pair.a, c=whole, m=self.tokens, n=self.n_in, k=self.rank)
-        self._drop(whole, dx, accumulate)
-
-    def _dropped(self) -> Buffer:
-        if not self.step.dropout:
-            return self.x
-        y = self.step._new(*self.x.shape)
-        self._drop(self.x, y, False)
-        return y
-
-    def _drop(self, x: Buffer, y: Buffer, accumulate: bool) -> None:
-        step = self.step
-        step.chain.dropout(
-            x=x, y=y, counter=step.rows.counter, site=self.pair.site, rate=step.dropout, accumulate=int(accumulate)
-        )
-
-
-class Gradients:
-    """The gradients of a step's buffers while they are summed up, and which buffers need one.
-
-    A gradient may be handed on as it is (a residual's is its sum's), so one buffer may stand for several; it is copied
-    before one of them is added to.
-    """
-
-    def __init__(self, chain: Chain) -> None:
-        self.chain = chain
-        self._held: dict[int, Buffer] = {}
-        self._needed: dict[int, Buffer] = {}  # keeps the buffers alive, so that an id means one of them
-        self._read: Buffer | None = None  # being gone back from
-
-    def need(self, x: Buffer) -> None:
-        self._needed[id(x)] = x
-
-    def needed(self, x: Buffer) -> bool:
-        return id(x) in self._needed
-
-    def take(self, y: Buffer) -> Buffer | None:
-        """The gradient of y, whose sum is complete; None where nothing reached it."""
-        return self._held.pop(id(y), None)
-
-    @contextmanager
-    def taken(self, y: Buffer) -> Iterator[Buffer | None]:
-        """The same; inside, it is not added to, whatever else it stands for."""
-        self._read = self.take(y)
-        try:
-            yield self._read
-        finally:
-            self._read = None
-
-    def into(self, x: Buffer) -> tuple[Buffer, bool]:
-        """Where to put a contribution to the gradient of x, and whether to add it to what is there."""
-        held = self._held.get(id(x))
-        if held is None:
-            self._held[id(x)] = new = self.chain.scratch(x.shape, "f32")
-            return new, False
-        if held is self._read or sum(other is held for other in self._held.values()) > 1:
-            own = self.chain.scratch(x.shape, "f32")
-            self.chain.copy(src=held, dst=own)
-            self._held[id(x)] = held = own
-        return held, True
-
-    def give(self, x: Buffer, g: Buffer) -> None:
-        """A whole contribution to the gradient of x, in a buffer that may be kept and changed."""
-        if not self.needed(x):
-            return
-        if g.shape != x.shape:
-            raise ArgumentError(f"the gradient of {x} has shape {list(g.shape)}")
-        if id(x) not in self._held:
-            self._held[id(x)] = g
-            return
-        held, _ = self.into(x)
-        self.chain.add(a=held, b=g, y=held)
-
-
-def build_train_step(
-    chain: Chain,
-    cfg: ModelConfig,
-    weights: Weights,
-    rows: Rows,
-    pairs: dict[str, Pair],
-    loss: Buffer,
-    *,
-    backward: bool = True,
-    recompute: bool = False,
-    dropout: float = 0.0,
-) -> None:
-    """Append forward and backward of a micro-batch: loss f32[T] by row, gradients added to those of the pairs.
-
-    recompute: keep only each layer's input and run the layer's forward part again in front of its backward part
-    (Chen et al. 2016, arXiv 1604.06174): less memory, about a third more work.
-    """
-    layer = architecture(cfg.arch).layer
-    start = len(chain)
-    step = TrainStep(chain, cfg, weights, rows, pairs, dropout, tape=[] if backward and not recompute else None)
-    chain.scope("forward")
-    x = step.embed()
-    inputs: list[Buffer] = []
-    for i in range(cfg.n_layers):
-        inputs.append(x)
-        x = layer(step, i, x)
-    chain.scope("head")
-    if recompute and backward:
-        step.start_tape()
-    step.head(x, loss, backward)
-    if backward:
-        chain.scope("backward")
-        step.run_tape()
-        if recompute:
-            g = step.grads.take(x)
-            for i in reversed(range(cfg.n_layers)):
-                if g is None:
-                    break
-                g = _layer_again(step, layer, i, inputs[i], g)
-    drop_dead(chain, start)
-
-
-def _layer_again(step: TrainStep, layer: Layer, i: int, x: Buffer, g: Buffer) -> Buffer | None:
-    """Layer i's forward part with a tape, and its backward part: from the gradient of its output to that of its input."""
-    again = TrainStep(step.chain, step.cfg, step.weights, step.rows, step.pairs, step.dropout, tape=[])
-    if step.grads.needed(x):
-        again.grads.need(x)
-    step.chain.scope("recompute")
-    y = layer(again, i, x)
-    step.chain.scope("backward")
-    again.grads.give(y, g)
-    again.run_tape()
-    return again.grads.take(x)
