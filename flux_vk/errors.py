@@ -35,7 +35,7 @@ class ModelError(InputError):
 
 
 class AdapterError(InputError):
-    """A LoRA adapter is broken, not supported, or does not fit the model. Names file, tensor or key, found and expected."""
+    """A LoRA adapter is broken, not supported, or does not fit the model. Names tensor or key, found and expected."""
 
 
 class ProgramError(InputError):
