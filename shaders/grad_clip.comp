@@ -6,7 +6,7 @@
 void main() {
     uint t = gl_LocalInvocationID.x;
     precise float sum = 0.0, lost = 0.0;
-    for (uint i = t; i < p.NP; i += WG) {
+    for (uint i = t; i < p.N; i += WG) {
         precise float more = parts[i] - lost;
         precise float next = sum + more;
         lost = (next - sum) - more;

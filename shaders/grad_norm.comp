@@ -5,7 +5,7 @@
 // A workgroup a part. Each invocation has four running sums, and what was lost by rounding in each.
 void main() {
     uint part = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x, t = gl_LocalInvocationID.x;
-    if (part >= p.NP) return;
+    if (part >= p.N) return;
     uint whole = p.P / 4u, begin = min(part * p.run, whole), end = min(begin + p.run, whole);
     precise vec4 sum = vec4(0.0), lost = vec4(0.0);
     for (uint i = begin + t; i < end; i += WG) {
