@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.train.packed_rows import FIELDS, Packed
-from tests.train.tiny_models import MODELS, F32, Tiny, lora_tensors
+from tests.train.tiny_models import F32, MODELS, Tiny, lora_tensors
 
 FOLDER = Path(__file__).resolve().parent / "golden"
 SCALE = 2.0
