@@ -101,6 +101,10 @@ class Engine:
         norm = float(stats[0]) if update is not None else None
         return StepResult(loss, norm, math.isfinite(loss) and (update is None or bool(stats[2])))
 
+    def prepare(self) -> None:
+        """Take the memory that the largest step needs now, so that nothing has to grow later."""
+        self.chain(self.max_rows, "update").plan()
+
     def evaluate(self, batch: MicroBatch) -> float:
         """The batch's loss, summed over its counted labels. Nothing is learnt."""
         self._run(batch, "loss")
