@@ -34,6 +34,10 @@ class ModelError(InputError):
     """A readable GGUF file does not describe a model that can run here (architecture, keys, tensor shapes)."""
 
 
+class AdapterError(InputError):
+    """A LoRA adapter is broken, not supported, or does not fit the model. Names file, tensor or key, found and expected."""
+
+
 class ProgramError(InputError):
     """A FLUX program cannot be used: names file, line and column of its source, or the offsets in its bytecode."""
 
