@@ -12,7 +12,7 @@ STEP = 1e-3
 
 
 def gradient(loss: Callable[[npt.NDArray[Any]], float], x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The gradient of a scalar function at x, element by element, with four evaluations each (error of order STEP^4)."""
+    """The gradient of a scalar function at x, element by element, four evaluations each (error of order STEP^4)."""
     at = x.astype(np.float64)
     found = np.zeros_like(at)
     for i in np.ndindex(*at.shape):

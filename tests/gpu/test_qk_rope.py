@@ -80,9 +80,7 @@ def test_the_gradient_is_that_of_the_forward(rng: np.random.Generator, neox: int
 
 
 @pytest.mark.parametrize("workgroup", [32, 64])
-def test_shapes_of_the_workgroup_do_not_decide_bits(
-    device: Device, rng: np.random.Generator, workgroup: int
-) -> None:
+def test_shapes_of_the_workgroup_do_not_decide_bits(device: Device, rng: np.random.Generator, workgroup: int) -> None:
     size = (9, 5, 1, 16, 8, (True, True), 0)
     given, scalars = _data(rng, size)
     out = {"qk": ((9, 6 * 16), "f32")}

@@ -1,7 +1,7 @@
 """float64 references of the training kernels around attention: rotation, norm and attention, forward and backward.
 
-Not for speed, and not for the paged attention of inference (attention.py). Gradients are the textbook formulas; the tests
-compare them with finite differences of the forward functions here.
+Not for speed, and not for the paged attention of inference (attention.py). Gradients are the textbook formulas; the
+tests compare them with finite differences of the forward functions here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ F64 = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
 
-def rms_norm_backward(
-    x: Array, w: Array, g: Array, dx: Array | None = None, *, eps: float, accumulate: int = 0
-) -> F64:
+def rms_norm_backward(x: Array, w: Array, g: Array, dx: Array | None = None, *, eps: float, accumulate: int = 0) -> F64:
     """x, g [..., D], w [D] -> the gradient of sum(rms_norm(x) * g) with respect to x, added to dx if asked for."""
     v, h = x.astype(np.float64), g.astype(np.float64) * w.astype(np.float64)
     mean = np.mean(v * v, axis=-1, keepdims=True) + eps
@@ -41,7 +39,7 @@ def qk_rope(
     heads: int, kv_heads: int, head_dim: int, n_rot: int, mscale: float = 1.0, eps: float = 0.0, neox: int = 0,
     wide: int = 0,
 ) -> F64:  # fmt: skip
-    """qkv [T, (H + 2 Hkv) D] -> q and k after their norms and rotation, [T, (H + Hkv) D]; what is behind n_rot stays."""
+    """qkv [T, (H + 2 Hkv) D] -> q and k after their norms and rotation, [T, (H + Hkv) D]; behind n_rot it stays."""
     parts = []
     for x, w in zip(_split(qkv, heads, kv_heads, head_dim), (qnorm, knorm), strict=True):
         normed = x if w is None else rms_norm(x, w.astype(np.float64), eps=eps)
@@ -54,7 +52,7 @@ def qk_rope_backward(
     dqkv: Array | None = None, *, heads: int, kv_heads: int, head_dim: int, n_rot: int, mscale: float = 1.0,
     eps: float = 0.0, neox: int = 0, wide: int = 0,
 ) -> F64:  # fmt: skip
-    """dqk [T, (H + Hkv) D] -> the q and k columns of the gradient of qkv; its v columns are those of dqkv, else zero."""
+    """dqk [T, (H + Hkv) D] -> the q and k columns of the gradient of qkv; its v columns are dqkv's, else zero."""
     back = (np.uint32(0) - pos.astype(np.uint32)).astype(np.uint32)  # the angle's opposite, modulo a whole turn
     parts = []
     sides = zip(_split(dqk, heads, kv_heads, head_dim), _split(qkv, heads, kv_heads, head_dim), strict=True)
@@ -103,8 +101,9 @@ def attention_train(
 
 def attention_delta(y: Array, dy: Array, *, heads: int, head_dim: int) -> F64:
     """[T, H]: sums of y dy over each head."""
-    products: F64 = (y.astype(np.float64) * dy.astype(np.float64)).reshape(len(y), heads, head_dim)
-    return products.sum(axis=-1)
+    products = (y.astype(np.float64) * dy.astype(np.float64)).reshape(len(y), heads, head_dim)
+    found: F64 = products.sum(axis=-1)
+    return found
 
 
 def attention_backward(
