@@ -34,8 +34,8 @@ class Tiny:
     ffn: int = 96
     vocab: int = 97
     context: int = 128
-    eps: float = 1e-3
-    """Large, so that it shows where it is left out."""
+    eps: float = 2.0**-10
+    """Large, so that it shows where it is left out; a float32."""
     rope_base: float = 10000.0
     n_rot: int = 16
     neox: bool = True
