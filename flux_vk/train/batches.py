@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flux_vk.errors import InputError
-from flux_vk.train.order import permutation
+from flux_vk.gpu.reference.shuffle import permutation
 
 Ids = npt.NDArray[np.uint32]
 
@@ -144,6 +144,13 @@ class Batches:
     def most(self) -> int:
         """Rows of the largest micro-batch there may be."""
         return self.batch_size * self.max_length
+
+    @property
+    def largest(self) -> int:
+        """Rows, with padding, that no micro-batch of these examples exceeds."""
+        if self.packing:
+            return bucket(min(self.most, sum(self.lengths)), self.most)
+        return bucket(sum(sorted(self.lengths)[-self.batch_size :]), self.most)
 
     def plan(self, epoch: int) -> list[list[int]]:
         """The examples (by number) of each micro-batch of an epoch, which counts from 0."""
