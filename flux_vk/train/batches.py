@@ -145,13 +145,6 @@ class Batches:
         """Rows of the largest micro-batch there may be."""
         return self.batch_size * self.max_length
 
-    @property
-    def largest(self) -> int:
-        """Rows, with padding, that no micro-batch of these examples exceeds."""
-        if self.packing:
-            return bucket(min(self.most, sum(self.lengths)), self.most)
-        return bucket(sum(sorted(self.lengths)[-self.batch_size :]), self.most)
-
     def plan(self, epoch: int) -> list[list[int]]:
         """The examples (by number) of each micro-batch of an epoch, which counts from 0."""
         if epoch not in self._plans:

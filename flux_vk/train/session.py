@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Bars = Callable[[str, str], AbstractContextManager[Progress]]
 """Makes a progress bar of a title and a unit ("bytes" or ""): a context that gives a function of (done, total)."""
 
+SHARED = ("weights", "activations")
+"""Parts of the memory that trainings over one copy of the weights have in common."""
+
 NamedCallback = Callable[[str, Any], None]
 
 
@@ -115,14 +118,27 @@ def run_side_by_side(trainers: Sequence[Trainer]) -> list[TrainResult]:
             trainer.close()
 
 
-def memory_report(options: TrainOptions) -> list[tuple[str, int]]:
-    """Bytes that the training will take on the device, by part, worked out without taking them."""
-    prepared = prepare(options)
-    device = device_like(Device(options.device))
-    planned = load_base(_named(options.model, "model", "a GGUF file"), device, prepared.length, fill=False)
-    engine = make_engine(prepared, planned)
-    engine.prepare()
-    return list(engine.memory().items())
+def memory_report(options: TrainOptions, experiments: Sequence[Experiment] = ()) -> list[tuple[str, int]]:
+    """Bytes that the training, or all experiments together, will take on the device, by part, without taking them.
+
+    Weights are there once, and so are activations: they are shared by all.
+    """
+    all_prepared = [prepare(each.options) for each in experiments] or [prepare(options)]
+    heads = [f"{each.name}: " for each in experiments] or [""]
+    device = device_like(Device(all_prepared[0].options.device))
+    path = _named(all_prepared[0].options.model, "model", "a GGUF file")
+    base = load_base(path, device, max(p.length for p in all_prepared), fill=False)
+    shared: dict[str, int] = {}
+    own: list[tuple[str, int]] = []
+    for prepared, head in zip(all_prepared, heads, strict=True):
+        engine = make_engine(prepared, base)
+        engine.prepare()
+        for part, size in engine.memory().items():
+            if part in SHARED:
+                shared[part] = size
+            else:
+                own.append((f"{head}{part}", size))
+    return [*shared.items(), *own]
 
 
 def prepare(options: TrainOptions, callback: Callback | None = None, bars: Bars | None = None) -> Prepared:
@@ -161,7 +177,7 @@ def make_trainer(prepared: Prepared, base: Base, callback: Callback | None = Non
     """The loop of a training over weights that are loaded already."""
     valid: list[Example] = prepared.valid.examples if prepared.valid else []
     engine = make_engine(prepared, base)
-    about = {"model": Path(base.path).name, "max_length": prepared.length, "device": base.device.name}
+    about = {"model": Path(base.path).name, "max_length": prepared.length}
     return Trainer(
         engine, prepared.train.examples, valid, prepared.options, max_length=prepared.length, heads=prepared.heads,
         about=about, callback=callback,

@@ -85,7 +85,6 @@ def test_an_epoch_has_every_example_once_in_an_order_of_its_own(packing: bool) -
         assert all(len(batches.batch(epoch, i).ids) <= 32 for i in range(len(plan)))
         seen.append(plan)
     assert seen[0] != seen[1]
-    assert max(len(batches.batch(e, i).ids) for e in (0, 1) for i in range(batches.count(e))) <= batches.largest == 32
     again = Batches(examples, 4, 8, packing, seed=3)
     assert again.plan(1) == seen[1] and again.plan(0) == seen[0]
     assert Batches(examples, 4, 8, packing, seed=4).plan(0) != seen[0]
@@ -115,14 +114,6 @@ def test_examples_in_order_for_evaluating() -> None:
     got = list(batches.in_order())
     assert [b.tokens for b in got] == [4, 4, 2]
     assert [int(b.ids[0]) for b in got] == [0, 20, 40]
-
-
-def test_the_largest_micro_batch_follows_the_data() -> None:
-    short = [example(n) for n in (40, 30, 20, 10)]
-    assert Batches(short, 2, 512).most == 1024
-    assert Batches(short, 2, 512).largest == 128 == len(micro_batch(short[:2], 128).ids)
-    assert Batches(short, 8, 512).largest == 512 == Batches(short, 8, 512, packing=True).largest
-    assert Batches(short * 100, 2, 512, packing=True).largest == 1024
 
 
 def test_examples_that_cannot_be_used() -> None:
