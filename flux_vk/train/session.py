@@ -1,201 +1,239 @@
-"""From options to a training: the model on a device, its data, an engine, the loop.
+"""Trainings from their options: model, data, engine and loop put together, one or several over the same weights.
 
-Not for: the loop itself (trainer.py), what the device does (engine.py), and showing progress (flux_vk/cli/train).
+Not for: the loop itself (trainer.py), the engine (engine.py), or the command line (flux_vk/cli/train).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flux_vk.errors import InputError
-from flux_vk.formats.adapter import read_adapter
-from flux_vk.formats.gguf import open_gguf
-from flux_vk.gpu import Device
-from flux_vk.models import read_config
-
+from ..errors import InputError, TrainingDiverged
+from ..formats.adapter import read_adapter
+from ..formats.gguf import open_gguf
+from ..gpu import Device
+from ..models import ModelConfig, read_config
 from .base import Base, device_like, load_base
-from .batches import Batches, Example
-from .data import Data, Progress, read_data
+from .batches import Example, bucket
+from .data import Data, read_data
 from .engine import Engine, Rules
-from .events import Callback, NoteEvent, TrainResult
+from .events import Callback, Event, NoteEvent, TrainResult
+from .interrupt import Interrupt
 from .lora import LoRA, flat_from, make_layout
 from .options import Experiment, TrainOptions
 from .records import Encoder
 from .trainer import Trainer, check_out
 
-if TYPE_CHECKING:
-    from flux_vk.models import ModelConfig
+USUAL_CONTEXT = 4096
+"""The context that `fx.load` takes by default: LongRoPE then turns in training as it will in use."""
 
-Bars = Callable[[str, str], AbstractContextManager[Progress]]
-"""Makes a progress bar of a title and a unit ("bytes" or ""): a context that gives a function of (done, total)."""
-
-SHARED = ("weights", "activations")
-"""Parts of the memory that trainings over one copy of the weights have in common."""
-
-NamedCallback = Callable[[str, Any], None]
+Loaded = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Everything that is known before weights are loaded."""
+class Material:
+    """What one training learns from, and how many rows its largest micro-batch has."""
 
     options: TrainOptions
-    config: ModelConfig
     length: int
     train: Data
     valid: Data | None
-
-    @property
-    def rows(self) -> int:
-        """Rows of the largest micro-batch, of training or validation."""
-        o = self.options
-        train = Batches(self.train.examples, o.batch_size, self.length, o.packing)
-        valid = [Batches(self.valid.examples, o.batch_size, self.length).largest] if self.valid else []
-        return max(train.largest, *valid) if valid else train.largest
-
-    @property
-    def heads(self) -> tuple[int, int]:
-        """(n_heads, n_kv_heads) of the model."""
-        return self.config.n_heads, self.config.n_kv_heads
+    rows: int
 
 
-def run_training(options: TrainOptions, callback: Callback | None = None, bars: Bars | None = None) -> TrainResult:
-    """A whole training, from the files that the options name to the adapter in options.out.
+def run_training(options: TrainOptions, callback: Callback | None = None, loaded: Loaded | None = None) -> TrainResult:
+    """Train one adapter as the options say, from the model's file to the adapter's.
 
-    callback: gets every event (events.py). bars: shows how far reading and loading are. Raises InputError for options,
-    files and data that cannot be used, TrainingDiverged, and VulkanError.
+    callback: gets each event of the training; loaded: (bytes loaded, bytes in all) of the model. Raises InputError for
+    options, data and adapters that cannot be used, GGUFError and ModelError for the model, OutOfDeviceMemory,
+    TrainingDiverged, KeyboardInterrupt after a checkpoint was saved.
     """
-    check_out(_named(options.out, "out", "a folder for the adapter"), options.resume)
-    prepared = prepare(options, callback, bars)
-    base = _load(prepared, Device(options.device), bars)
-    return make_trainer(prepared, base, callback).run()
+    if options.out is not None:
+        check_out(options.out, options.resume)
+    material = read_material(options)
+    base = _load(material.options, [material], loaded)
+    return trainer_of(base, material, callback).run()
 
 
 def run_experiments(
-    experiments: Sequence[Experiment], callback: NamedCallback | None = None, bars: Bars | None = None
-) -> list[TrainResult]:
-    """Several trainings over one copy of the weights, a step of each in turn. All must be of one model and device.
+    experiments: Sequence[Experiment],
+    callback: Callable[[str, Event], None] | None = None,
+    loaded: Loaded | None = None,
+) -> dict[str, TrainResult]:
+    """Train several adapters side by side over one copy of the model's weights, a step of each in turn.
 
-    callback: gets the experiment's name with every event. Results are those of separate runs.
+    Each gives what it would give alone. Where one diverges the others go on, and its error is raised at the end.
     """
     if not experiments:
-        raise InputError("experiments: found none, expected at least one")
+        raise InputError("no experiments; expected at least one")
     for each in experiments:
-        check_out(_named(each.options.out, "out", "a folder for the adapter"), each.options.resume)
-
-    def told(each: Experiment) -> Callback | None:
-        return None if callback is None else lambda event: callback(each.name, event)
-
-    all_prepared = [prepare(each.options, told(each), bars) for each in experiments]
-    longest = max(all_prepared, key=lambda p: p.length)
-    base = _load(longest, Device(experiments[0].options.device), bars)
-    trainers = [make_trainer(p, base, told(each)) for p, each in zip(all_prepared, experiments, strict=True)]
-    return run_side_by_side(trainers)
-
-
-def run_side_by_side(trainers: Sequence[Trainer]) -> list[TrainResult]:
-    """All steps of several trainings, one of each in turn. Ctrl-C saves all of them."""
-    from .interrupt import Interrupt
-
-    try:
-        with Interrupt() as interrupt:
-            for trainer in trainers:
-                trainer.start()
-            while not interrupt.asked and any(not trainer.done for trainer in trainers):
-                for trainer in trainers:
-                    trainer.step()
-            if interrupt.asked:
-                for trainer in trainers:
-                    trainer.save()
-                raise KeyboardInterrupt
-        return [trainer.finish() for trainer in trainers]
-    finally:
-        for trainer in trainers:
-            trainer.close()
+        if each.options.out is not None:
+            check_out(each.options.out, each.options.resume)
+    materials = [read_material(each.options) for each in experiments]
+    base = _load(experiments[0].options, materials, loaded)
+    trainers = {
+        each.name: trainer_of(base, material, _named(callback, each.name))
+        for each, material in zip(experiments, materials, strict=True)
+    }
+    return _side_by_side(trainers)
 
 
-def memory_report(options: TrainOptions, experiments: Sequence[Experiment] = ()) -> list[tuple[str, int]]:
-    """Bytes that the training, or all experiments together, will take on the device, by part, without taking them.
+def memory_report(options: TrainOptions, experiments: Sequence[Experiment] = ()) -> dict[str, int]:
+    """Device bytes by part that a training (or several over the same weights) would take. Nothing is loaded.
 
-    Weights are there once, and so are activations: they are shared by all.
+    The data is read where it is named; otherwise every micro-batch is taken to be full.
     """
-    all_prepared = [prepare(each.options) for each in experiments] or [prepare(options)]
-    heads = [f"{each.name}: " for each in experiments] or [""]
-    device = device_like(Device(all_prepared[0].options.device))
-    path = _named(all_prepared[0].options.model, "model", "a GGUF file")
-    base = load_base(path, device, max(p.length for p in all_prepared), fill=False)
-    shared: dict[str, int] = {}
-    own: list[tuple[str, int]] = []
-    for prepared, head in zip(all_prepared, heads, strict=True):
-        engine = make_engine(prepared, base)
-        engine.prepare()
-        for part, size in engine.memory().items():
-            if part in SHARED:
-                shared[part] = size
-            else:
-                own.append((f"{head}{part}", size))
-    return [*shared.items(), *own]
+    asked = [each.options for each in experiments] or [options]
+    device = device_like(Device(asked[0].device))
+    materials = [_sizes(one) for one in asked]
+    config = _config(_model(asked[0]))
+    base = load_base(_model(asked[0]), device, _context(config, [length for length, _ in materials]), fill=False)
+    engines = [_engine(base, one, rows) for one, (_, rows) in zip(asked, materials, strict=True)]
+    return total_memory(engines)
 
 
-def prepare(options: TrainOptions, callback: Callback | None = None, bars: Bars | None = None) -> Prepared:
-    """Read the model's head and all data. What was cut or left out goes to the callback as notes."""
-    model = _named(options.model, "model", "a GGUF file")
-    data = _named(options.data, "data", "a file of training data")
-    shown = bars or _no_bar
+def total_memory(engines: Sequence[Engine]) -> dict[str, int]:
+    """Device bytes by part of several engines over one base: its weights and activations count once."""
+    parts = dict.fromkeys(engines[0].memory(), 0)
+    for engine in engines:
+        for part, nbytes in engine.memory().items():
+            shared = part in ("weights", "activations")
+            parts[part] = nbytes if shared else parts[part] + nbytes
+    return parts
+
+
+def read_material(options: TrainOptions) -> Material:
+    """A training's data, read with the model's tokenizer. InputError naming file and line for what cannot be used."""
+    model = _model(options)
+    if options.data is None:
+        raise InputError("data: no training data was named; expected a file of JSON lines or of plain text")
     with open_gguf(model) as file:
-        config = read_config(file)
+        length = options.length(read_config(file).context_length)
         encoder = Encoder.from_gguf(file, options.mask_prompt)
-    length = options.length(config.context_length)
-
-    def read(path: Path) -> Data:
-        with shown(f"Reading {path.name}", "bytes") as bar:
-            found = read_data(path, encoder, length, options.skip_bad, bar)
-        if callback is not None:
-            callback(NoteEvent(found.summary))
-        return found
-
-    return Prepared(options, config, length, read(data), read(options.valid) if options.valid else None)
+    train = read_data(options.data, encoder, length, options.skip_bad)
+    valid = read_data(options.valid, encoder, length, options.skip_bad) if options.valid is not None else None
+    rows = _rows(train.examples, options, length, options.packing)
+    if valid is not None:
+        rows = max(rows, _rows(valid.examples, options, length, False))
+    return Material(options, length, train, valid, rows)
 
 
-def make_engine(prepared: Prepared, base: Base) -> Engine:
-    """The engine of a training over weights that are loaded already."""
-    o = prepared.options
-    lora = LoRA(o.rank, o.alpha, o.dropout, o.target, o.rslora)
-    rules = Rules(o.optim, o.betas[0], o.betas[1], o.eps, o.momentum, o.weight_decay, o.clip)
-    start = None
-    if o.init_from is not None and not o.resume:
-        adapter = read_adapter(o.init_from, prepared.heads, arch=prepared.config.arch)
-        start = flat_from(make_layout(base.config, lora), adapter)
-    return Engine(base, lora, prepared.rows, rules=rules, recompute=o.recompute, seed=o.seed, start=start)
-
-
-def make_trainer(prepared: Prepared, base: Base, callback: Callback | None = None) -> Trainer:
-    """The loop of a training over weights that are loaded already."""
-    valid: list[Example] = prepared.valid.examples if prepared.valid else []
-    engine = make_engine(prepared, base)
-    about = {"model": Path(base.path).name, "max_length": prepared.length}
+def trainer_of(base: Base, material: Material, callback: Callback | None = None) -> Trainer:
+    """The loop of one training over weights that are loaded, ready to start."""
+    options, config = material.options, base.config
+    engine = _engine(base, options, material.rows)
+    valid = material.valid.examples if material.valid is not None else []
+    if callback is not None:
+        for data in (material.train, material.valid):
+            if data is not None:
+                callback(NoteEvent(data.summary))
     return Trainer(
-        engine, prepared.train.examples, valid, prepared.options, max_length=prepared.length, heads=prepared.heads,
-        about=about, callback=callback,
+        engine, material.train.examples, valid, options, max_length=material.length,
+        heads=(config.n_heads, config.n_kv_heads), about=_about(base), callback=callback,
     )  # fmt: skip
 
 
-def _load(prepared: Prepared, device: Device, bars: Bars | None) -> Base:
-    path = _named(prepared.options.model, "model", "a GGUF file")
-    with (bars or _no_bar)(f"Loading {path.name}", "bytes") as bar:
-        return load_base(path, device, prepared.length, bar)
+def lora_of(options: TrainOptions) -> LoRA:
+    """The adapters that the options ask for."""
+    return LoRA(options.rank, options.alpha, options.dropout, options.target, options.rslora)
 
 
-def _named(path: Path | None, option: str, what: str) -> Path:
-    if path is None:
-        raise InputError(f"{option}: none was named, expected {what}")
-    return path
+def rules_of(options: TrainOptions) -> Rules:
+    """The optimiser that the options ask for."""
+    return Rules(options.optim, *options.betas, options.eps, options.momentum, options.weight_decay, options.clip)
 
 
-@contextmanager
-def _no_bar(title: str, unit: str) -> Iterator[Progress]:
-    yield lambda done, total: None
+def _engine(base: Base, options: TrainOptions, rows: int) -> Engine:
+    lora, config, start = lora_of(options), base.config, None
+    if options.init_from is not None:
+        heads = (config.n_heads, config.n_kv_heads)
+        start = flat_from(make_layout(config, lora), read_adapter(options.init_from, heads, arch=config.arch))
+    engine = Engine(
+        base, lora, rows, rules=rules_of(options), recompute=options.recompute, seed=options.seed, start=start
+    )
+    engine.prepare()
+    return engine
+
+
+def _load(options: TrainOptions, materials: Sequence[Material], loaded: Loaded | None) -> Base:
+    model = _model(options)
+    context = _context(_config(model), [material.length for material in materials])
+    return load_base(model, Device(options.device), context, loaded)
+
+
+def _model(options: TrainOptions) -> Path:
+    if options.model is None:
+        raise InputError("model: no GGUF file was named")
+    return options.model
+
+
+def _config(model: Path) -> ModelConfig:
+    with open_gguf(model) as file:
+        return read_config(file)
+
+
+def _context(config: ModelConfig, lengths: Sequence[int]) -> int:
+    return max(min(config.context_length, USUAL_CONTEXT), *lengths)
+
+
+def _sizes(options: TrainOptions) -> tuple[int, int]:
+    """(length, rows) of a training; of its data, where that is named."""
+    if options.data is not None:
+        material = read_material(options)
+        return material.length, material.rows
+    length = options.length(_config(_model(options)).context_length)
+    return length, bucket(options.batch_size * length, options.batch_size * length)
+
+
+def _rows(examples: Sequence[Example], options: TrainOptions, length: int, packing: bool) -> int:
+    """Rows of the largest micro-batch that these examples can make, padding included."""
+    most = options.batch_size * length
+    if packing:
+        return bucket(most, most)
+    longest = sorted((len(example) for example in examples), reverse=True)[: options.batch_size]
+    return bucket(min(sum(longest), most), most)
+
+
+def _about(base: Base) -> dict[str, Any]:
+    path = Path(base.path)
+    return {"model_name": path.name, "model_bytes": path.stat().st_size}
+
+
+def _named(callback: Callable[[str, Event], None] | None, name: str) -> Callback | None:
+    return None if callback is None else lambda event: callback(name, event)
+
+
+def _side_by_side(trainers: dict[str, Trainer]) -> dict[str, TrainResult]:
+    results: dict[str, TrainResult] = {}
+    failed: list[TrainingDiverged] = []
+    with ExitStack() as stack:
+        for trainer in trainers.values():
+            stack.callback(trainer.close)
+        interrupt = stack.enter_context(Interrupt())
+        running = dict(trainers)
+        for name in list(running):
+            _tried(running, name, running[name].start, failed)
+        while running and not interrupt.asked:
+            for name, more in [(name, _tried(running, name, t.step, failed)) for name, t in list(running.items())]:
+                if more is False:
+                    results[name] = running.pop(name).finish()
+        for trainer in running.values():
+            trainer.save()
+        if interrupt.asked and running:
+            raise KeyboardInterrupt
+    if failed:
+        raise failed[0]
+    return {name: results[name] for name in trainers}
+
+
+def _tried(running: dict[str, Trainer], name: str, action: Callable[[], Any], failed: list[TrainingDiverged]) -> Any:
+    """What the action gives; a training that diverges runs no more, and its name goes in front of its error."""
+    try:
+        return action()
+    except TrainingDiverged as error:
+        failed.append(TrainingDiverged(f"experiment {name}: {error}"))
+        running.pop(name)
+        return None
