@@ -78,7 +78,10 @@ def _begun(asked: dict[str, Any]) -> dict[str, Any]:
     made = read_training(path).get("options")
     if not isinstance(made, dict):
         raise InputError(f"{path}: a checkpoint without options; start again, in another folder")
-    return known(made, str(path))
+    begun = known(made, str(path))
+    if "epochs" in asked:
+        begun.pop("steps", None)  # which would win
+    return begun
 
 
 def _files(g: argparse._ArgumentGroup) -> None:
