@@ -1,4 +1,4 @@
-"""Cross entropy and its gradient in place: finite differences, vocabularies, caps, labels that do not count, extremes."""
+"""Cross entropy and its gradient in place: finite differences, vocabularies, caps, ignored labels, extremes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ pytestmark = pytest.mark.kernel
 IGNORED = 0xFFFFFFFF
 
 
-def run(
-    device: Device, x: np.ndarray, labels: np.ndarray, **scalars: float
-) -> tuple[np.ndarray, np.ndarray]:
+def run(device: Device, x: np.ndarray, labels: np.ndarray, **scalars: float) -> tuple[np.ndarray, np.ndarray]:
     """(logits afterwards, loss)."""
     inputs = {"logits": x, "labels": labels.astype(np.uint32)}
     got = run_kernel(device, "cross_entropy", inputs, {"loss": ((len(x),), "f32")}, **scalars)

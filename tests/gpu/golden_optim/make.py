@@ -1,4 +1,4 @@
-"""Makes optim.npz beside this file: parameters along steps of torch.optim.AdamW and torch.optim.SGD, float32 on the CPU.
+"""Makes optim.npz beside this file: parameters along steps of torch.optim.AdamW and SGD, float32 on the CPU.
 
 Not part of any test run: `python tests/gpu/golden_optim/make.py`, with PyTorch 2.13.0 installed, made what is stored.
 Every case has the same gradients [24, 61] and learning rates [24] (warmup, then a cosine) and stores parameters and the
