@@ -43,7 +43,7 @@ $(PY): | packages
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml | $(PY)
-	$(PIP) --editable '.[build,grammar]'
+	$(PIP) --editable '.[build,grammar,train]'
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml | $(PY)

@@ -35,7 +35,7 @@ class ModelError(InputError):
 
 
 class AdapterError(InputError):
-    """A LoRA adapter is broken, not supported, or does not fit the model. Names file, tensor or key, found and expected."""
+    """A LoRA adapter is broken, not supported, or does not fit the model. Names tensor or key, found and expected."""
 
 
 class ProgramError(InputError):
@@ -54,6 +54,10 @@ class ContextFull(FluxError):
     """A prompt or a sequence is longer than the context, and may not be shifted."""
 
     exit_code = 2
+
+
+class TrainingDiverged(FluxError):
+    """A loss or a gradient became NaN or infinite; the last good checkpoint is kept, and named."""
 
 
 class VulkanError(FluxError):

@@ -34,6 +34,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 OPTIONAL = {
     "flux_vk/flux/heatmap.py": {"matplotlib"},
     "flux_vk/models/reference.py": {"gguf"},
+    "flux_vk/formats/adapter_peft.py": {"safetensors"},
     "flux_vk/cli/bench_plots.py": {"matplotlib"},
     "flux_vk/text/grammar.py": {"llguidance"},
     "flux_vk/text/matching.py": {"llguidance"},

@@ -44,20 +44,21 @@ PEFT_NAMES: Mapping[str, Mapping[str, str]] = {
 }
 """For each architecture: the names of its linear layers in PEFT, and the part of the GGUF name that stands for each."""
 
-_TO_MODULE: Mapping[str, str] = {part: module for names in (_USUAL, _FUSED) for module, part in names.items()}
-
-
 def peft_names(arch: str) -> Mapping[str, str]:
     """PEFT_NAMES of an architecture; those that are not listed there (registered by a caller) have the usual ones."""
     return PEFT_NAMES.get(arch, _USUAL)
 
 
 def gguf_part(arch: str, module: str) -> str:
-    """The part of a GGUF name for a PEFT target name, "q_proj" -> "attn_q". AdapterError lists those there are."""
-    names = peft_names(arch)
+    """The part of a GGUF name for a PEFT target name, "q_proj" -> "attn_q". AdapterError lists those there are.
+
+    Of an unknown architecture ("") it may be any of those in PEFT_NAMES.
+    """
+    names = peft_names(arch) if arch else _USUAL | _FUSED
     if module not in names:
         raise AdapterError(
-            f"target {module!r}: {arch or 'the model'} has no such linear layer; expected one of {', '.join(names)}"
+            f"target {module!r}: {arch or 'no architecture'} has no such linear layer; "
+            f"expected one of {', '.join(names)}"
         )
     return names[module]
 
@@ -132,8 +133,8 @@ def check_adapter(adapter: Adapter) -> None:
     if not adapter.tensors:
         raise AdapterError("adapter: no LoRA tensors; expected lora_A and lora_B of at least one linear layer")
     for name, alpha in (("alpha", adapter.alpha), *((f"alpha of {n}", a) for n, a in adapter.alphas.items())):
-        if not math.isfinite(alpha) or alpha < 0:
-            raise AdapterError(f"adapter: {name} = {alpha}; expected a finite number from 0")
+        if not math.isfinite(alpha) or alpha <= 0:
+            raise AdapterError(f"adapter: {name} = {alpha}; expected a finite number above 0")
     if not 0 <= adapter.dropout < 1:
         raise AdapterError(f"adapter: dropout = {adapter.dropout}; expected a number from 0 to below 1")
     for name in adapter.alphas:
@@ -201,8 +202,3 @@ def write_gguf_adapter(adapter: Adapter, path: str | os.PathLike[str]) -> None:
     from flux_vk.formats import adapter_gguf
 
     adapter_gguf.write_gguf_adapter(adapter, path)
-
-
-def module_of(part: str) -> str:
-    """The PEFT target name for the part of a GGUF name, "attn_q" -> "q_proj"; phi3's ffn_up is named by peft_names."""
-    return _TO_MODULE[part]

@@ -98,9 +98,9 @@ class TrainOptions:
             raise InputError(f"min-lr: found {self.min_lr:g}, expected at most the learning rate {self.lr:g}")
 
     @property
-    def n_epochs(self) -> int | None:
-        """Passes over the data, or None where `steps` says when to end."""
-        return (self.epochs or DEFAULT_EPOCHS) if self.steps is None else self.epochs
+    def n_epochs(self) -> int:
+        """Passes over the data where `steps` does not say when to end."""
+        return self.epochs or DEFAULT_EPOCHS
 
     def length(self, context: int) -> int:
         """Tokens of an example at most, for a model with `context` tokens of context.
@@ -307,7 +307,7 @@ def targets(name: str, value: Any) -> tuple[str, ...]:
 
 _RULES: dict[str, Rule] = {
     "model": _path, "data": _path, "valid": _path, "out": _path, "init_from": _path, "device": _text,
-    "rank": _whole(1, 4096), "alpha": _number(0, 1e6, above=True), "dropout": _number(0, 1, below=True),
+    "rank": _whole(1, 1024), "alpha": _number(0, 1e6, above=True), "dropout": _number(0, 1, below=True),
     "target": targets, "rslora": _flag,
     "lr": _number(0, 1e3, above=True), "min_lr": _number(0, 1e3), "schedule": _word(*SCHEDULES), "warmup": _warmup,
     "epochs": _whole(1, none=True), "steps": _whole(1, none=True), "batch_size": _whole(1, 65535),

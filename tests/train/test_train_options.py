@@ -16,7 +16,7 @@ def test_defaults() -> None:
     o = TrainOptions()
     assert (o.rank, o.alpha, o.dropout, o.target) == (32, 64.0, 0.0, ("q_proj", "v_proj"))
     assert (o.lr, o.schedule, o.batch_size, o.clip, o.weight_decay) == (2e-4, "cosine", 4, 1.0, 0.01)
-    assert o.n_epochs == 3 and TrainOptions(steps=7).n_epochs is None and TrainOptions(epochs=1).n_epochs == 1
+    assert o.n_epochs == 3 and TrainOptions(epochs=1).n_epochs == 1
     assert o.length(4096) == 512 and o.length(128) == 128 and TrainOptions(max_length=64).length(128) == 64
     with pytest.raises(InputError, match="max-length: found 256, expected at most the model's context, 128"):
         TrainOptions(max_length=256).length(128)
@@ -25,7 +25,7 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"rank": 0}, "rank: found 0, expected a whole number from 1 to 4096"),
+        ({"rank": 0}, "rank: found 0, expected a whole number from 1 to 1024"),
         ({"rank": 8.0}, "rank: found 8.0"),
         ({"rank": True}, "rank: found True"),
         ({"alpha": 0}, "alpha: found 0, expected a number above 0"),
