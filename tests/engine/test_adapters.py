@@ -111,7 +111,7 @@ def test_the_head_too(device: Device, tmp_path: Path) -> None:
 
     The product that finds the largest logits on the way gives way.
     """
-    cfg = write_tiny(tmp_path / "tiny.gguf", "llama")
+    cfg = write_tiny(tmp_path / "tiny.gguf", "llama", tied=True)
     pair = adapter_for(cfg, rank=4, parts=("attn_v",)).tensors["blk.0.attn_v.weight"]
     head = Adapter("llama", 8.0, {"output.weight": type(pair)(pair.a, noise((3, 3), (cfg.vocab_size, 4), 0.3))})
     write_merged(tmp_path / "tiny.gguf", tmp_path / "merged.gguf", [(head, 1.0)])
