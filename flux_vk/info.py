@@ -1,4 +1,4 @@
-"""`python -m flux_vk.info [FILE]`: this machine's devices and kernels, or what is in a GGUF file. See --help.
+"""`python -m flux_vk.info [FILE]`: this machine's devices and kernels, or what is in a file. See --help.
 
 Not for library use.
 """
@@ -27,10 +27,10 @@ def _parser() -> argparse.ArgumentParser:
     p = Parser(
         prog="python -m flux_vk.info",
         description="Devices, limits, features, kernel variants and versions; with FILE: what a GGUF file holds and "
-        "whether it would run here.",
+        "whether it would run here, or what a LoRA adapter changes.",
         epilog="exit codes: 0 done, 1 no usable device, 2 a broken file or an unknown device",
     )
-    p.add_argument("file", nargs="?", type=text("a GGUF file"), metavar="FILE", help="a GGUF file")
+    p.add_argument("file", nargs="?", type=text("a path"), metavar="FILE", help="a GGUF file or an adapter")
     p.add_argument("--verbose", action="store_true", help="with every kernel shape that `bench tune` has chosen here")
     p.add_argument("--json", action="store_true", help="one JSON object")
     p.add_argument("--device", type=text("an index or part of a name"), help="index or part of a name")
@@ -42,14 +42,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Collect and print."""
-    from flux_vk.cli import info_device, info_file
+    from flux_vk.cli import info_adapter, info_device, info_file
     from flux_vk.cli.terminal import Terminal
     from flux_vk.logs import setup_logging
 
     setup_logging("debug" if args.debug else None)
     terminal = Terminal()
     shown: Callable[[dict[str, Any]], str]
-    if args.file is not None:
+    if args.file is not None and info_adapter.is_adapter(Path(args.file)):
+        found, code, shown = info_adapter.collect(Path(args.file)), 0, info_adapter.as_text
+    elif args.file is not None:
         found = info_file.collect(Path(args.file), args.device, args.context, args.kv_type)
         code = 0
         shown = info_file.as_text

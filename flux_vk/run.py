@@ -36,7 +36,7 @@ def run(options: RunOptions) -> int:
     with terminal.progress(f"Loading {options.model.name}", "bytes") as progress:
         model = load(
             options.model, options.device, options.context, options.kv_type, context_shift=options.context_shift,
-            sequences=1, progress=progress,
+            sequences=1, lora=options.lora or None, progress=progress,
         )  # fmt: skip
     with model:
         if prompt is not None:

@@ -15,8 +15,8 @@ void main() {
         lost = (next - sum) - more;
         sum = next;
     }
-    // Up to three elements behind the last vector belong to the part that ends with it.
-    bool last = part == (whole == 0u ? 0u : (whole - 1u) / p.run);
+    // Up to three elements behind the last whole vector are where a vector of them would be.
+    bool last = part == whole / max(p.run, 1u);
     if (last && t < p.P % 4u) sum.x += g[4u * whole + t] * g[4u * whole + t];
     sum -= lost;
     float all = pair_sum((sum.x + sum.y) + (sum.z + sum.w));

@@ -41,6 +41,7 @@ class RunOptions:
     grammar: GrammarFile | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     agents: AgentOptions = AgentOptions()
+    lora: tuple[str, ...] = ()
 
     @property
     def interactive(self) -> bool:
@@ -82,7 +83,7 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         model=model, prompt=a.prompt, file=a.file, max_tokens=tokens, context=a.context, kv_type=a.kv_type,
         context_shift=a.context_shift, device=a.device, chat=a.chat, system=a.system, stop=tuple(a.stop or ()),
         json=a.json, quiet=a.quiet, profile=a.profile, debug=a.debug, grammar=grammar_file(a),
-        sampling=sampling_of(a), agents=agent_options(parser, a),
+        sampling=sampling_of(a), agents=agent_options(parser, a), lora=tuple(a.lora or ()),
     )  # fmt: skip
 
 
@@ -98,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
         "exit codes: 0 done, 1 a failure, 2 something wrong with options or files, 130 Ctrl-C",
     )
     p.add_argument("model", nargs="?", type=_path, metavar="MODEL", help="GGUF file; default: the demo model")
+    p.add_argument(
+        "--lora", action="append", type=text("a path"), metavar="PATH[:SCALE]",
+        help="a LoRA adapter (PEFT folder, .safetensors or GGUF) and how much of it, default 1; repeatable",
+    )  # fmt: skip
     what = p.add_argument_group("prompt").add_mutually_exclusive_group()
     what.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt")
     what.add_argument(

@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..decode import Breakers, SamplingParams, Swarm, find_breakers
-from ..errors import ContextFull, FluxError, InputError, OutOfDeviceMemory, TokenizerError
+from ..errors import ContextFull, FluxError, InputError, TokenizerError
 from ..formats.gguf import GGUFFile, open_gguf
 from ..gpu import Device, Profile
 from ..models import ModelConfig, memory_needed, read_config
+from ..models.lora import Lora, Scaled, fill_lora, lora_bytes, lora_row_bytes, plan_lora, prepare_lora, read_loras
 from ..models.memory import kv_bytes
 from ..models.weights import fill_weights, prepare_weights
 from ..text import Grammar, Tokenizer
@@ -31,6 +32,7 @@ from ..text.matching import GrammarVocabulary
 from ..text.vocab import CHAT_TEMPLATE
 from .background import Background
 from .buffers import STEP_ROWS, Limits, check_kv_range, decode_scratch
+from .fitting import check_fit
 from .generation import Generation
 from .many import Many
 from .pages import PAGE_SIZE, pages_for
@@ -56,6 +58,7 @@ def load(
     sequences: int = 8,
     kv_tokens: int | None = None,
     context_shift: bool = False,
+    lora: Lora | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Open a GGUF model on a device.
@@ -66,9 +69,11 @@ def load(
     sequences: how many may live at once (threads, sessions); more wait. They share a cache of `kv_tokens`: by default
     room for all their contexts where that takes at most 64 MiB, else for one whole context and a page for each other.
     context_shift: at the end of the context recycle the oldest page (the first 32 tokens stay) instead of stopping.
+    lora: adapters that change what the model computes: a path (PEFT folder, .safetensors or GGUF LoRA), "path:scale",
+    an Adapter, a pair (path or Adapter, scale), or a list of these, which add up.
     progress: called with (bytes loaded, bytes in all).
-    Raises GGUFError, ModelError, TokenizerError for the file; OutOfDeviceMemory, with needed and free bytes by part,
-    before anything is loaded; VulkanUnavailable, UnknownDevice.
+    Raises GGUFError, ModelError, TokenizerError for the file, AdapterError for an adapter; OutOfDeviceMemory, with
+    needed and free bytes by part, before anything is loaded; VulkanUnavailable, UnknownDevice.
     """
     started = time.perf_counter()
     if kv_type not in ("f16", "f32"):
@@ -76,27 +81,34 @@ def load(
     with open_gguf(path) as file:
         config = read_config(file)
         limits = _limits(config, context, kv_type, sequences, kv_tokens, context_shift)
+        loras = read_loras(lora, config)
+        plans = plan_lora(config, loras)
         dev = device if isinstance(device, Device) else Device(device)
         limits = replace(limits, max_rows=STEP_ROWS[dev.family])
         parts = memory_needed(
             file, config, limits.kv_tokens, kv_type, limits.max_rows, limits.logit_rows(config.vocab_size)
         )
         logits = 4 * limits.logit_rows(config.vocab_size) * config.vocab_size
-        scratch = parts["activations"] - logits
+        scratch = parts["activations"] - logits + limits.max_rows * lora_row_bytes(plans)
         scratch = max(scratch, decode_scratch(dev, config, limits, scratch // limits.max_rows))
         parts["activations"] = scratch + logits
+        if plans:
+            parts["adapters"] = lora_bytes(plans)
         check_fit(dev, str(path), parts, limits)
         check_kv_range(dev, config, limits)
         weights = prepare_weights(dev, file, config, context=limits.context)
+        weights.lora = prepare_lora(dev, plans)
         runner = Runner(dev, config, weights, limits, scratch=scratch)
         # The three that cost time need nothing of each other: kernels, vocabulary, weights.
         with Background() as background:
             background.start(runner.prepare)
             tokenizer = background.start(lambda: Tokenizer.from_gguf(file))
             template = background.start(lambda: _template(file))
+            fill_lora(dev, weights.lora)
             fill_weights(weights, file, background.watched(progress))
     model = Model(dev, config, tokenizer.result(), template.result(), runner, parts)
     model.load_seconds = time.perf_counter() - started
+    model.adapters = tuple(loras)
     return model
 
 
@@ -133,32 +145,6 @@ def _limits(
     return Limits(context, kv_tokens, sequences, kv_type, max_rows=max(STEP_ROWS.values()), context_shift=shift)
 
 
-def check_fit(device: Device, path: str, parts: Mapping[str, int], limits: Limits) -> None:
-    """Raises OutOfDeviceMemory where the parts exceed what the device has free, saying what would make it fit."""
-    free = device.memory()["free"]
-    needed = sum(parts.values())
-    if needed <= free:
-        return
-    shown = ", ".join(f"{name} {n / 1e6:.0f} MB" for name, n in parts.items())
-    raise OutOfDeviceMemory(
-        f"{path} needs {needed / 1e6:.0f} MB on {device.name} ({shown}), and {free / 1e6:.0f} MB are free; "
-        f"{_fitting(free - parts['weights'] - parts['activations'], parts['kv'], limits)}"
-    )
-
-
-def _fitting(room: int, kv: int, limits: Limits) -> str:
-    """What would make a model fit whose keys and values may take `room` bytes."""
-    tokens = int(room / (kv / max(limits.kv_tokens, 1))) // PAGE_SIZE * PAGE_SIZE
-    context = min(limits.context, tokens - PAGE_SIZE * (limits.sequences - 1))
-    if context == limits.context:
-        return f"kv_tokens={tokens} would fit"
-    if context >= PAGE_SIZE:
-        return f"a context of {context} tokens would fit"
-    if tokens >= PAGE_SIZE:
-        return f"a context of {min(tokens, limits.context)} tokens with sequences=1 would fit"
-    return "take a smaller or more strongly quantised model, or another device"
-
-
 class Model:
     """An opened model. May be used from several threads: each generation has its own sequence, and the steps of all run
     one after the other on the device, in the order they are submitted. Made by `load`.
@@ -173,6 +159,7 @@ class Model:
         self.tokenizer = tokenizer
         self.template = template
         self.load_seconds = 0.0
+        self.adapters: tuple[Scaled, ...] = ()
         self._runner: Runner | None = runner
         self._parts = dict(parts)
 
@@ -189,7 +176,7 @@ class Model:
         return self.runner.limits.context
 
     def memory_plan(self) -> dict[str, int]:
-        """Bytes of weights, kv and activations, as worked out before loading."""
+        """Bytes of weights, kv, activations and (where there are any) adapters, as worked out before loading."""
         return dict(self._parts)
 
     @cached_property

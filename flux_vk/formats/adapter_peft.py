@@ -183,7 +183,7 @@ class _Reader:
             modules[weight] = module
         if not halves:
             raise AdapterError(f"{self.path}: no tensors; expected lora_A and lora_B of at least one linear layer")
-        ordered = sorted(halves, key=lambda weight: _order(weight))
+        ordered = sorted(halves, key=_order)
         pairs = {weight: self.pair(weight, modules[weight], halves[weight]) for weight in ordered}
         alphas = {weight: self.config.alpha_of(modules[weight]) for weight in ordered}
         return pairs, {weight: alpha for weight, alpha in alphas.items() if alpha != self.config.alpha}
@@ -264,15 +264,15 @@ def write_peft(adapter: Adapter, folder: str | os.PathLike[str], heads: tuple[in
     """
     package = _safetensors()
     target = Path(folder)
-    modules = {weight: _module(adapter.arch, weight) for weight in adapter.tensors}
+    modules = _modules(adapter)
     config = AdapterConfig(
         rank=adapter.rank,
         alpha=adapter.alpha,
         rslora=adapter.rslora,
         dropout=adapter.dropout,
         base_model=adapter.base_model,
-        ranks={modules[w]: p.rank for w, p in adapter.tensors.items() if p.rank != adapter.rank},
-        alphas={modules[w]: alpha for w, alpha in adapter.alphas.items()},
+        ranks={m: adapter.tensors[w].rank for w, m in modules.items() if adapter.tensors[w].rank != adapter.rank},
+        alphas={m: adapter.alphas[w] for w, m in modules.items() if w in adapter.alphas},
     )
     text = config_text(config, _targets(modules.values()))
     tensors = {}
@@ -287,6 +287,17 @@ def write_peft(adapter: Adapter, folder: str | os.PathLike[str], heads: tuple[in
     own = {"arch": adapter.arch, "heads": heads, "name": adapter.name, "config": text}
     data: bytes = package.numpy.save(tensors, {"flux_vk": json.dumps(own)})
     _write_folder(target, {WEIGHTS: data, CONFIG: text.encode()})
+
+
+def _modules(adapter: Adapter) -> dict[str, str]:
+    """Full PEFT names by GGUF name, in the order of layers and, in one, of peft_names: the files depend on no other."""
+    modules = {weight: _module(adapter.arch, weight) for weight in adapter.tensors}
+    ranking = [*peft_names(adapter.arch), "lm_head"]
+
+    def place(weight: str) -> tuple[int, int]:
+        return _order(weight)[0], ranking.index(modules[weight].rpartition(".")[2])
+
+    return {weight: modules[weight] for weight in sorted(modules, key=place)}
 
 
 def _module(arch: str, weight: str) -> str:

@@ -9,13 +9,14 @@ One step, appended to a chain behind the last micro-batch's backward pass:
 knobs f32[16] (`pack_knobs` makes them; the host writes them before a submit):
     0 lr   1 weight decay   2 1 - beta1^t   3 1 - beta2^t   4 max_norm, 0: no clipping   5 1 / counted labels
     6 beta1   7 beta2   8 eps   9 momentum   10 1 - beta1   11 1 - beta2   (10, 11 left 0: 1 - beta in 32 bits)
-stats f32[4]: 0 norm of the mean gradient   1 factor: mean and clipping in one   2 one where the norm is finite   3 zero.
+stats f32[4]: 0 norm of the mean gradient   1 factor: mean and clipping in one   2 one where finite, else 0   3 zero.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +43,7 @@ def pack_knobs(
     eps: float = 1e-8,
     momentum: float = 0.0,
 ) -> npt.NDArray[np.float32]:
-    """The knobs [16] of optimiser step `step` (from 1 on). inverse_count: 1 / the labels counted in all its micro-batches.
+    """The knobs [16] of optimiser step `step` (from 1 on). inverse_count: 1 / labels counted in all its micro-batches.
 
     1 - beta and 1 - beta^t are taken in 64 bits: of beta2 = 0.999 in 32 bits, 1 - beta2 would be wrong by 5e-5.
     Raises ArgumentError for a step below 1 and betas outside [0, 1).
@@ -74,9 +75,7 @@ def gradient_stats(chain: Chain, *, grads: Buffer, knobs: Buffer, stats: Buffer)
     return chain.dispatch("grad_clip", parts=parts, knobs=knobs, stats=stats)
 
 
-def adamw(
-    chain: Chain, *, params: Buffer, grads: Buffer, m: Buffer, v: Buffer, knobs: Buffer, stats: Buffer
-) -> Chain:
+def adamw(chain: Chain, *, params: Buffer, grads: Buffer, m: Buffer, v: Buffer, knobs: Buffer, stats: Buffer) -> Chain:
     """Append a step of AdamW as torch.optim.AdamW does it; params, grads, m, v [P] of any length."""
     return _step(chain, "adamw", {"params": params, "grads": grads, "m": m, "v": v}, knobs, stats)
 
@@ -88,7 +87,8 @@ def sgd(chain: Chain, *, params: Buffer, grads: Buffer, m: Buffer, knobs: Buffer
 
 def _step(chain: Chain, kernel: str, arrays: dict[str, Buffer], knobs: Buffer, stats: Buffer) -> Chain:
     for first, stop in _pieces(chain, arrays["params"]):
-        chain.dispatch(kernel, **{n: b.rows(first, stop) for n, b in arrays.items()}, knobs=knobs, stats=stats)
+        args: dict[str, Any] = {name: buffer.rows(first, stop) for name, buffer in arrays.items()}
+        chain.dispatch(kernel, **args, knobs=knobs, stats=stats)
     return chain
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flux_vk.gpu import Buffer, Chain
     from flux_vk.gpu.device import BaseDevice
     from flux_vk.models.config import ModelConfig
+    from flux_vk.models.lora import LoraPart
     from flux_vk.models.weights import Weights
 
 MAX_GROUP = 8
@@ -150,7 +151,33 @@ class Step:
             end: dict[str, Any] = {"bias": bias, "residual": residual, "y_stride": width, "y_offset": offset}
             matmul(self.chain, w=w, x=x, y=y, prompt=self.prompt, **end)
             offset += w.shape[0]
+        self._adapt(x, y, names, self.prompt)
         return y
+
+    def _adapt(self, x: Buffer, y: Buffer, names: tuple[str, ...], prompt: bool) -> None:
+        """y += (x A^T) B^T where adapters change the weights of these names, whose results stand side by side in y.
+
+        Names that lie behind each other in one B take one product with it, and one with its A.
+        """
+        runs: list[tuple[LoraPart, int, int, int]] = []  # part, rows of its B, column of y
+        last, width = None, 0
+        for name in names:
+            part = self.weights.lora.get(name)
+            if part is not None:
+                start, stop = part.plan.rows[name]
+                if runs and last is part and runs[-1][2] == start:
+                    runs[-1] = (part, runs[-1][1], stop, runs[-1][3])
+                else:
+                    runs.append((part, start, stop, width))
+            last = part
+            width += self.weights[f"{name}.weight"].shape[0]
+        reduced: dict[int, Buffer] = {}
+        for part, start, stop, column in runs:
+            if id(part) not in reduced:
+                h = reduced[id(part)] = self._new(x.shape[0], part.plan.rank)
+                matmul(self.chain, w=part.a, x=x, y=h, prompt=prompt)
+            end: dict[str, Any] = {"residual": y, "y_stride": width, "y_offset": column}
+            matmul(self.chain, w=part.b.rows(start, stop), x=reduced[id(part)], y=y, prompt=prompt, **end)
 
     def attention(self, i: int, qkv: Buffer) -> Buffer:
         """Norm (where there is one) and rotation of q and k, k and v into layer i's cache, attention over it."""
@@ -245,6 +272,7 @@ class Step:
         n = self.rms_norm(x, "output_norm")
         logits = self.io.logits.rows(0, self.n_logits)
         matmul(self.chain, w=self.weights["output.weight"], x=n, y=logits)
+        self._adapt(n, logits, ("output",), prompt=False)
         if self.cfg.final_softcap:
             self.chain.softcap(x=logits, cap=self.cfg.final_softcap)
 

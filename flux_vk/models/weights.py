@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flux_vk.formats.gguf import GGUFFile
     from flux_vk.gpu import Buffer, Device
     from flux_vk.models.config import ModelConfig
+    from flux_vk.models.lora import LoraPart
 
 # Tensors of a layer that read the same rows: laid behind each other where their types agree, for one matmul.
 JOINED = (("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up"))
@@ -45,7 +46,8 @@ class DeviceRope:
 class Weights(Mapping[str, "Buffer"]):
     """Tensors by their GGUF name, and the rope tables in the order of the configuration.
 
-    `output.weight` of a tied model is the buffer of `token_embd.weight`.
+    `output.weight` of a tied model is the buffer of `token_embd.weight`. lora: what adapters add, by the names of
+    linear layers ("blk.0.attn_q"); empty without adapters.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Weights(Mapping[str, "Buffer"]):
         self.names = tuple(names)  # the tensors of the file that they are filled from
         self.ropes = ropes
         self.context = context
+        self.lora: Mapping[str, LoraPart] = {}
 
     def __getitem__(self, name: str) -> Buffer:
         return self._buffers[name]
@@ -67,9 +70,10 @@ class Weights(Mapping[str, "Buffer"]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device; a tied head counts once."""
+        """Bytes on the device, adapters included; a tied head counts once."""
         unique: dict[int, Buffer] = {id(buffer): buffer for buffer in self._buffers.values()}
-        tensors = sum(b.nbytes for b in unique.values())
+        adapters = {id(part): part.plan.nbytes for part in self.lora.values()}
+        tensors = sum(b.nbytes for b in unique.values()) + sum(adapters.values())
         return tensors + sum(r.turns.nbytes for r in self.ropes)
 
 

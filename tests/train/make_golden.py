@@ -1,7 +1,7 @@
 """Writes tests/train/golden/*.npz from PyTorch: `python -m tests.train.make_golden` (needs the oracle extra).
 
-Losses and gradients of every tiny model, two short trainings, optimiser steps and schedules. The data are described
-in tests/train/golden/README.md, which this program writes too.
+Losses and gradients of every tiny model, two short trainings and schedules. The data are described in
+tests/train/golden/README.md, which this program writes too.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 import torch
 import transformers
 
-from tests.train.golden_data import CASES, FOLDER, RANK, SCALE
+from tests.train.golden_data import CASES, FOLDER, RANK, SCALE, read_npz
 from tests.train.packed_rows import FIELDS, Packed, random_batch
-from tests.train.tiny_models import MODELS, Tiny, lora_tensors, uniform
-from tests.train.torch_oracle import Oracle, gradients, leaf, leaves
+from tests.train.tiny_models import MODELS, Tiny, lora_tensors
+from tests.train.torch_oracle import Oracle, gradients, leaves
 
 ROWS = 40
 STEPS = 5
@@ -34,7 +34,6 @@ TRAININGS: dict[str, tuple[float, Callable[..., torch.optim.Optimizer]]] = {
     "sgd": (0.3, lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=MOMENTUM, weight_decay=DECAY)),
 }
 """Name: (peak learning rate, optimiser)."""
-OPTIMISER_STEPS, OPTIMISER_SIZE = 10, 131
 
 
 def gradient_batch(m: Tiny) -> Packed:
@@ -97,36 +96,15 @@ def training(m: Tiny, name: str) -> dict[str, Any]:
     return out
 
 
-def optimisers() -> dict[str, Any]:
-    """Ten clipped steps of both optimisers on given gradients, in float64: parameters after each step."""
-    grads = np.stack([uniform(f"grads/{i}", (OPTIMISER_SIZE,), 0.02 * 3.0**i) for i in range(OPTIMISER_STEPS)])
-    grads[3] = 0.0
-    start = uniform("parameters", (OPTIMISER_SIZE,), 1.0)
-    rates = 1e-2 / (1.0 + np.arange(OPTIMISER_STEPS))
-    out = {"start": start, "grads": grads, "lr": rates, "clip": CLIP, "weight_decay": DECAY, "momentum": MOMENTUM}
-    out |= {"beta1": BETAS[0], "beta2": BETAS[1], "eps": EPS}
-    for name, (_, make) in TRAININGS.items():
-        p = leaf(start)
-        optimizer = make([p], 1.0)
-        after, norms = [], []
-        for g, lr in zip(grads, rates, strict=True):
-            p.grad = torch.tensor(g, dtype=torch.float64)
-            norms.append(torch.nn.utils.clip_grad_norm_([p], CLIP).item())
-            optimizer.param_groups[0]["lr"] = lr
-            optimizer.step()
-            after.append(p.detach().numpy().copy())
-        out |= {name: np.stack(after), "grad_norms": np.array(norms)}
-    return out
-
-
-def schedules(total: int = 20, peak: float = 2e-4) -> dict[str, Any]:
+def schedules(total: int = 20, peak: float = 2e-4, lowest: float = 1e-5) -> dict[str, Any]:
     """float64[total + 1] by "KIND/WARMUP": the rate of the step that i completed steps go before."""
     makers: dict[str, Callable[..., Any]] = {
         "cosine": lambda o, w: transformers.get_cosine_schedule_with_warmup(o, w, total),
         "linear": lambda o, w: transformers.get_linear_schedule_with_warmup(o, w, total),
+        "cosine-min": lambda o, w: transformers.get_cosine_with_min_lr_schedule_with_warmup(o, w, total, min_lr=lowest),
         "constant": lambda o, w: transformers.get_constant_schedule_with_warmup(o, w),
     }
-    out: dict[str, Any] = {"total": total, "peak": peak}
+    out: dict[str, Any] = {"total": total, "peak": peak, "lowest": lowest}
     for kind, make in makers.items():
         for warmup in (0, 1, 5):
             optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
@@ -155,10 +133,8 @@ are not stored: they follow from the rule in `tests/train/tiny_models.py` (raw P
 * `llama-adamw.npz`, `llama-sgd.npz`: {steps} optimiser steps from B = 0, all linear layers: the four batches stacked,
   `order` (the batches of each step), `lr`, `losses` (sums, before the step), `grad_norms` (of the mean's gradient,
   before clipping), the constants (`clip`, `weight_decay`, ...) and the final `a/WEIGHT`, `b/WEIGHT`.
-* `optimizers.npz`: {optimiser_steps} clipped steps of AdamW and SGD on given gradients: `start`, `grads`, `lr`,
-  the parameters after each step as `adamw` and `sgd`, `grad_norms`.
-* `schedules.npz`: rates by `KIND/WARMUP` (cosine, linear, constant; 0, 1, 5 steps of warm-up): entry i belongs to the
-  step that i completed steps go before; `total` = 20 steps, `peak`.
+* `schedules.npz`: rates by `KIND/WARMUP` (cosine, linear, constant, and cosine-min, which ends at `lowest` and not at
+  0; 0, 1, 5 steps of warm-up): entry i belongs to the step before which i are done; `total` = 20 steps, `peak`.
 
 `tests/train/test_golden_data.py` checks them without PyTorch, `tests/train/test_torch_oracle.py` with it, and the
 oracle itself against transformers and PEFT.
@@ -173,6 +149,12 @@ def write(path: Path, write_to: Callable[[Path], object]) -> None:
 
 
 def save(name: str, arrays: dict[str, Any]) -> None:
+    """Write golden/NAME.npz, unless it holds these numbers already (archives carry the time they were made at)."""
+    if (FOLDER / f"{name}.npz").exists():
+        there = read_npz(name)
+        if there.keys() == arrays.keys() and all(np.array_equal(there[key], arrays[key]) for key in arrays):
+            print(f"{name}.npz is as it was")
+            return
     write(FOLDER / f"{name}.npz", lambda path: np.savez_compressed(path, **arrays))
     print(f"{name}.npz {(FOLDER / f'{name}.npz').stat().st_size} bytes")
 
@@ -190,13 +172,12 @@ def main() -> None:
         save(m.name, arrays)
     for name in TRAININGS:
         save(f"llama-{name}", training(MODELS["llama"], name))
-    save("optimizers", optimisers())
     save("schedules", schedules())
     versions = f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}"
     text = README.format(
         versions=f"{versions} and transformers {transformers.__version__} on the CPU",
         models=", ".join(f"`{name}`" for name in MODELS),
-        rows=ROWS, rank=RANK, scale=SCALE, steps=STEPS, optimiser_steps=OPTIMISER_STEPS,
+        rows=ROWS, rank=RANK, scale=SCALE, steps=STEPS,
     )  # fmt: skip
     write(FOLDER / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
 

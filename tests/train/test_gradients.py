@@ -21,9 +21,9 @@ from tests.train.tiny_models import ARCHITECTURES, MODELS, lora_tensors
 
 pytestmark = pytest.mark.kernel
 TOLERANCE = 1e-3
-"""What is asked of every gradient, |got - want| / |want|."""
-F32_TOLERANCE = 3e-5
-"""What float32 arithmetic on F32 weights keeps."""
+"""What is asked of every gradient on every device, |got - want| / |want|."""
+CPU_TOLERANCE = 3e-5
+"""What a CPU driver keeps, where no product is in less than float32 (2e-6 seen; PyTorch in float32 is as far off)."""
 
 
 @pytest.fixture(params=["cpu", "gpu"])
@@ -36,6 +36,11 @@ def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 @pytest.fixture
 def llama(tmp_path: Path, device: Device) -> Base:
     return tiny_base("llama", tmp_path, device)
+
+
+@pytest.fixture
+def tolerance(device: Device) -> float:
+    return CPU_TOLERANCE if device.kind == "cpu" else TOLERANCE
 
 
 def compare(found: Found, want: Golden, tolerance: float) -> None:
@@ -51,14 +56,16 @@ def compare(found: Found, want: Golden, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_gradients_of_every_architecture(device: Device, tmp_path: Path, family: str, name: str) -> None:
+def test_gradients_of_every_architecture(
+    device: Device, tmp_path: Path, family: str, tolerance: float, name: str
+) -> None:
     """All linear layers; activations kept and recomputed give the same bits."""
     want, base = golden(name, "all"), tiny_base(name, tmp_path, device)
     found = [
         gradients(tiny_engine(base, want.lora, "all", SCALE, len(want.batch), recompute=recompute), want.batch)
         for recompute in (False, True)
     ]
-    compare(found[0], want, F32_TOLERANCE)
+    compare(found[0], want, tolerance)
     assert found[0].loss == found[1].loss
     for weight, pair in found[0].gradients.items():
         for side in (0, 1):
@@ -66,17 +73,19 @@ def test_gradients_of_every_architecture(device: Device, tmp_path: Path, family:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_gradients_of_q_and_v(device: Device, tmp_path: Path, name: str) -> None:
+def test_gradients_of_q_and_v(device: Device, tmp_path: Path, tolerance: float, name: str) -> None:
     """Layers without an adapter pass gradients on."""
     want, base = golden(name, "qv"), tiny_base(name, tmp_path, device)
-    compare(gradients(tiny_engine(base, want.lora, "qv", SCALE, len(want.batch)), want.batch), want, F32_TOLERANCE)
+    compare(gradients(tiny_engine(base, want.lora, "qv", SCALE, len(want.batch)), want.batch), want, tolerance)
 
 
 @pytest.mark.parametrize("name", ["qwen2-q8_0", "llama-k"])
-def test_gradients_through_quantised_weights(device: Device, tmp_path: Path, family: str, name: str) -> None:
+def test_gradients_through_quantised_weights(
+    device: Device, tmp_path: Path, family: str, tolerance: float, name: str
+) -> None:
     want, base = golden(name, "all"), tiny_base(name, tmp_path, device)
     engine = tiny_engine(base, want.lora, "all", SCALE, len(want.batch), recompute=True)
-    compare(gradients(engine, want.batch), want, TOLERANCE)
+    compare(gradients(engine, want.batch), want, tolerance)
 
 
 def test_nothing_reaches_a_where_b_is_zero(llama: Base) -> None:
@@ -88,23 +97,23 @@ def test_nothing_reaches_a_where_b_is_zero(llama: Base) -> None:
         assert np.linalg.norm(db) > 0.1 and np.isfinite(db).all(), weight
 
 
-def test_a_packed_batch_is_the_sum_of_its_sequences(llama: Base) -> None:
+def test_a_packed_batch_is_the_sum_of_its_sequences(llama: Base, tolerance: float) -> None:
     """Each sequence alone, added up by the engine, gives what they give packed; so do they in another order."""
     want = golden("llama", "all")
     engine = tiny_engine(llama, want.lora, "all", SCALE, len(want.batch))
     sequences = unpack(want.batch)
     engine.clear_gradients()
     loss = sum(engine.forward_backward(micro(pack([s]))).loss for s in sequences)
-    compare(Found(loss, engine.gradients()), want, F32_TOLERANCE)
-    compare(gradients(engine, pack(sequences[::-1], rows=40)), want, F32_TOLERANCE)
+    compare(Found(loss, engine.gradients()), want, tolerance)
+    compare(gradients(engine, pack(sequences[::-1], rows=40)), want, tolerance)
 
 
-def test_padding_changes_nothing(llama: Base) -> None:
+def test_padding_changes_nothing(llama: Base, tolerance: float) -> None:
     """Rows of padding add neither loss nor gradient: none, 7 or 31 of them."""
     want = golden("llama", "all")
     engine = tiny_engine(llama, want.lora, "all", SCALE, 64)
     for rows in (33, 64):
-        compare(gradients(engine, pack(unpack(want.batch), rows)), want, F32_TOLERANCE)
+        compare(gradients(engine, pack(unpack(want.batch), rows)), want, tolerance)
 
 
 def test_ignored_labels_give_no_gradient(llama: Base) -> None:
@@ -127,8 +136,11 @@ def test_evaluation_is_the_loss_alone(llama: Base) -> None:
 
 
 @pytest.mark.parametrize("optim", ["adamw", "sgd"])
-def test_short_trainings(llama: Base, optim: str) -> None:
-    """Five steps of two micro-batches, clipped, with weight decay, at rates of a cosine: losses, norms, parameters."""
+def test_short_trainings(llama: Base, tolerance: float, optim: str) -> None:
+    """Five steps of two micro-batches, clipped, with weight decay, at rates of a cosine: losses, norms, parameters.
+
+    Adam divides small gradients by small numbers: the parameters' changes may be off by more than the gradients.
+    """
     z, m = read_npz(f"llama-{optim}"), MODELS["llama"]
     constants = {key: float(z[key]) for key in ("beta1", "beta2", "eps", "momentum", "weight_decay", "clip")}
     start = lora_tensors(m, "all", RANK, zero_b=True)
@@ -140,8 +152,8 @@ def test_short_trainings(llama: Base, optim: str) -> None:
         results = [engine.forward_backward(batches[i], update if i == order[-1] else None) for i in order]
         losses.append([r.loss for r in results])
         norms.append(results[-1].grad_norm)
-    np.testing.assert_allclose(losses, z["losses"], rtol=TOLERANCE)
-    np.testing.assert_allclose(norms, z["grad_norms"], rtol=TOLERANCE)
+    np.testing.assert_allclose(losses, z["losses"], rtol=tolerance)
+    np.testing.assert_allclose(norms, z["grad_norms"], rtol=tolerance)
     errors = {}
     for weight, pair in engine.adapter().tensors.items():
         a, b = start[weight]
@@ -149,4 +161,4 @@ def test_short_trainings(llama: Base, optim: str) -> None:
         errors[f"B of {weight}"] = relative(pair.b - b, z[f"b/{weight}"] - b)
     worst = max(errors, key=lambda key: errors[key])
     print(f"{optim}: losses off by {np.abs(np.array(losses) / z['losses'] - 1).max():.1e}, {worst} {errors[worst]:.1e}")
-    assert not {key: error for key, error in errors.items() if not error < TOLERANCE}
+    assert not {key: error for key, error in errors.items() if not error < 10 * tolerance}

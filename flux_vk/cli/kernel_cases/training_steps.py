@@ -1,4 +1,4 @@
-"""Kernels of a training step that are no products and no attention: loss, gradients of gated units, optimiser, dropout."""
+"""A training step's kernels other than products and attention: loss, gated units, optimiser, dropout, shuffle."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cases(sizes: Sizes, rows: list[int], types: list[str], context: int) -> Iter
         for kernel in ("swiglu_backward", "geglu_backward"):
             yield Case(kernel, f"{r} x {sizes.ffn}", partial(_run, kernel, {"R": r, "F": sizes.ffn}))
         n = min(r, TILE)
-        for label, scalars in (("loss", {"GRAD": 0}), ("gradient", {"GRAD": 1}), ("capped", {"GRAD": 1, "softcap": 30})):
+        for label, scalars in (("loss", {"GRAD": 0}), ("gradient", {}), ("capped", {"softcap": 30})):
             at = {"R": n, "V": sizes.vocab, **scalars}
             yield Case("cross_entropy", f"{n} x {sizes.vocab}, {label}", partial(_run, "cross_entropy", at))
         at = {"T": r, "V": min(sizes.vocab, 4096), "D": sizes.dim}

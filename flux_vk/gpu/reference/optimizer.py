@@ -11,7 +11,8 @@ Floats = npt.NDArray[np.floating]
 
 def grad_norm(g: Floats, *, n: int) -> Array:
     """g [P] -> sums of squares [n] of runs of ceil(ceil(P / 4) / n) vectors of four."""
-    run = 4 * max(1, -(-(-(-len(g) // 4)) // n))
+    vectors = -(-len(g) // 4)
+    run = 4 * max(1, -(-vectors // n))
     parts: Array = np.zeros(n)
     for i in range(n):
         with np.errstate(over="ignore"):

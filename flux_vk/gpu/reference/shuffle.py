@@ -32,10 +32,11 @@ def philox(counter: tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.Array
 
 
 def permutation(n: int, seed: int, epoch: int, first: int = 0, count: int | None = None) -> U32:
-    """Elements first .. first + count (default: all) of a permutation of 0 .. n - 1, keyed by `seed` (64 bits) and epoch.
+    """Elements first .. first + count (default: all) of a permutation of 0 .. n - 1, keyed by seed and epoch.
 
-    n is at most 2^31. A Feistel network on pairs of numbers below ceil(sqrt(n)) and n divided by it; numbers that come
-    out as n or more go through again (Black and Rogaway 2002). Every element is worked out on its own.
+    n is at most 2^31, the seed has 64 bits. A Feistel network on pairs of numbers, below ceil(sqrt(n)) and below n
+    divided by it; what comes out as n or more goes through again (Black and Rogaway 2002). Every element is worked out
+    on its own.
     """
     if not 0 <= n <= MOST:
         raise ArgumentError(f"a permutation of {n} elements; expected 0 to 2^31 = {MOST}")

@@ -32,9 +32,7 @@ def geglu_backward(x: Floats, g: Floats) -> Array:
     return np.concatenate([g * up * slope, g * 0.5 * gate * (1 + t)], axis=-1)
 
 
-def cross_entropy(
-    logits: Floats, labels: Ids, *, softcap: float = 0.0, grad: int = 1
-) -> tuple[Array, Array]:
+def cross_entropy(logits: Floats, labels: Ids, *, softcap: float = 0.0, grad: int = 1) -> tuple[Array, Array]:
     """logits [R, V] before the cap, labels [R] -> (gradient of the sum of losses by logits, or logits; losses [R]).
 
     Capped logits are softcap * tanh(logits / softcap). Ignored rows give zeros. A label outside the vocabulary, a NaN,
