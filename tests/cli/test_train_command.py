@@ -177,6 +177,9 @@ def test_failures(fake: FakeTraining, capsys: pytest.CaptureFixture[str]) -> Non
     assert "flux_vk: step 3: the loss is nan; the last good checkpoint is o/checkpoint-2\n" in capsys.readouterr().err
     fake.error = KeyboardInterrupt()
     assert main(GIVEN) == 130
+    assert "--resume" not in capsys.readouterr().err
+    Path("o/checkpoint-2").mkdir(parents=True)
+    assert main(GIVEN) == 130
     assert capsys.readouterr().err.endswith(
         "stopped; --resume goes on from the last checkpoint\nflux_vk: interrupted\n"
     )

@@ -23,7 +23,8 @@ def test_resumed_on_the_device_it_gives_the_same_bits(demo_model: Path, tmp_path
     valid.write_text(json.dumps({"text": LINE}) + "\n")
     how: dict[str, Any] = {
         "model": demo_model, "data": data, "valid": valid, "steps": 4, "save_every": 2, "keep": 5, "rank": 4,
-        "lr": 1e-2, "batch_size": 1, "grad_accum": 2, "max_length": 32, "packing": True, "mask_prompt": True, "dropout": 0.1,
+        "lr": 1e-2, "batch_size": 1, "grad_accum": 2, "max_length": 32, "packing": True, "mask_prompt": True,
+        "dropout": 0.1,
     }  # fmt: skip
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     events: list[Any] = []

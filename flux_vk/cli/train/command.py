@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         _train_several(asked, terminal) if asked.experiments else _train_one(asked, terminal)
     except KeyboardInterrupt:
-        terminal.note("stopped; --resume goes on from the last checkpoint")
+        if _resumable(asked):
+            terminal.note("stopped; --resume goes on from the last checkpoint")
         raise
     return 0
 
@@ -53,6 +54,13 @@ def _check(asked: Command) -> None:
             raise InputError("--data: no training data was named; expected a file of JSON lines or plain text")
         if o.out is None and not asked.dry_run:
             raise InputError("--out: no folder for the adapter was named; expected one")
+
+
+def _resumable(asked: Command) -> bool:
+    from flux_vk.train.checkpoint import checkpoints
+
+    folders = [each.options.out for each in asked.experiments] or [asked.options.out]
+    return all(out is not None and checkpoints(out) for out in folders)
 
 
 def _train_one(asked: Command, terminal: Terminal) -> None:
