@@ -1,4 +1,4 @@
-"""The golden data of the training tests, checked without PyTorch: by finite differences, formulas and counts."""
+"""The golden data of the training tests, checked without PyTorch: by finite differences and counts; the schedules."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from flux_vk.train.schedules import Schedule
 from tests.train.golden_data import CASES, SCALE, golden, read_batch, read_npz
 from tests.train.numpy_oracle import load_merged, row_losses
 from tests.train.packed_rows import IGNORED, pack, unpack
@@ -120,3 +121,14 @@ def test_schedules_have_their_corners(warmup: int) -> None:
         np.testing.assert_allclose(rates[: warmup + 1] / peak, rise)
         assert rates[-1] == pytest.approx(end, abs=1e-18)
         np.testing.assert_allclose(rates[warmup:] + rates[warmup:][::-1], peak + end, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant", "cosine-min"])
+@pytest.mark.parametrize("warmup", [0, 1, 5])
+def test_schedules_of_the_package(name: str, warmup: int) -> None:
+    """Every step's rate is that of transformers' schedule of the same name."""
+    z = read_npz("schedules")
+    lowest = float(z["lowest"]) if name == "cosine-min" else 0.0
+    schedule = Schedule(name.split("-")[0], float(z["peak"]), int(z["total"]), warmup, lowest)
+    rates = [schedule.rate(step) for step in range(int(z["total"]) + 1)]
+    np.testing.assert_allclose(rates, z[f"{name}/{warmup}"], rtol=1e-12, atol=1e-18)

@@ -145,6 +145,7 @@ def test_short_trainings(llama: Base, tolerance: float, optim: str) -> None:
     constants = {key: float(z[key]) for key in ("beta1", "beta2", "eps", "momentum", "weight_decay", "clip")}
     start = lora_tensors(m, "all", RANK, zero_b=True)
     engine = tiny_engine(llama, start, "all", SCALE, 40, rules=Rules(optim, **constants))
+    weights = {name: llama.weights[name].numpy() for name in llama.weights}
     batches = [micro(read_batch(z, i)) for i in range(len(z["ids"]))]
     losses, norms = [], []
     for step, (order, lr) in enumerate(zip(z["order"], z["lr"], strict=True), start=1):
@@ -154,6 +155,8 @@ def test_short_trainings(llama: Base, tolerance: float, optim: str) -> None:
         norms.append(results[-1].grad_norm)
     np.testing.assert_allclose(losses, z["losses"], rtol=tolerance)
     np.testing.assert_allclose(norms, z["grad_norms"], rtol=tolerance)
+    for name, before in weights.items():
+        assert np.array_equal(llama.weights[name].numpy(), before), f"{name} is frozen"
     errors = {}
     for weight, pair in engine.adapter().tensors.items():
         a, b = start[weight]
