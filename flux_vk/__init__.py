@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import flux as flux
+    from . import train as train
     from .decode.params import SamplingParams as SamplingParams
     from .decode.swarm import Swarm as Swarm
     from .engine.model import Model as Model
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = ("flux",)
+_ROOMS = ("flux", "train")
 _HOMES = {
     "Arena": "gpu.chain", "Buffer": "gpu.buffer", "Chain": "gpu.chain", "Device": "gpu.device",
     "FluxError": "errors", "Grammar": "text.grammar", "Model": "engine.model", "SamplingParams": "decode.params",

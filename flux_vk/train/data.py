@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from flux_vk.errors import InputError
 from .batches import IGNORED, Example
 from .records import BadRecord, Encoder, Tokens
 
-__all__ = ["Data", "Example", "Skipped", "fingerprint", "read_data"]
+__all__ = ["Data", "Example", "Skipped", "fingerprint", "read_data", "read_records"]
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
@@ -79,7 +79,7 @@ def read_data(
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a file of training data") from None
     raw = raw.removeprefix(b"\xef\xbb\xbf")
     if path.suffix.lower() in JSON_SUFFIXES:
-        data = _records(path, raw, encoder, max_length, skip_bad, progress or _silent)
+        data = _records(path, _lines(path, raw), len(raw), encoder, max_length, skip_bad, progress or _silent)
     else:
         data = Data(path, list(_windows(_plain(path, raw), encoder, max_length)))
     if not data.examples:
@@ -87,6 +87,17 @@ def read_data(
         if data.skipped:
             why = f"all {len(data.skipped)} lines are bad, first line {data.skipped[0].line}: {data.skipped[0].why}"
         raise InputError(f"{path}: holds nothing to learn from; {why}")
+    return data
+
+
+def read_records(
+    records: Sequence[Any], encoder: Encoder, max_length: int, skip_bad: bool = False, name: str = "data"
+) -> Data:
+    """The examples of records that are in memory; `name` stands for the file in errors, and numbers from 1 for lines."""
+    numbered = ((number, number, record) for number, record in enumerate(records, 1))
+    data = _records(Path(name), numbered, len(records), encoder, max_length, skip_bad, _silent)
+    if not data.examples:
+        raise InputError(f"{name}: holds nothing to learn from; expected records")
     return data
 
 
@@ -107,11 +118,15 @@ def _silent(done: int, total: int) -> None:
 # -- records --------------------------------------------------------------------------------------------------------
 
 
-def _records(path: Path, raw: bytes, encoder: Encoder, max_length: int, skip_bad: bool, progress: Progress) -> Data:
+def _records(
+    path: Path, lines: Iterable[tuple[int, int, Any]], size: int, encoder: Encoder, max_length: int, skip_bad: bool,
+    progress: Progress,
+) -> Data:  # fmt: skip
+    """lines: (number, how much is done then of `size`, a line to be read or the record itself)."""
     examples: list[Example] = []
     skipped: list[Skipped] = []
     truncated = 0
-    for number, done, line in _lines(path, raw):
+    for number, done, line in lines:
         try:
             tokens = encoder.record(_parsed(line) if isinstance(line, bytes) else line)
             examples.append(_example(tokens, max_length))
@@ -121,7 +136,7 @@ def _records(path: Path, raw: bytes, encoder: Encoder, max_length: int, skip_bad
                 hint = "correct it, or leave such lines out: skip-bad"
                 raise InputError(f"{path}:{number}: {error}; {hint}") from None
             skipped.append(Skipped(number, str(error)))
-        progress(done, len(raw))
+        progress(done, size)
     return Data(path, examples, truncated, skipped)
 
 

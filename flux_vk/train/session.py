@@ -5,20 +5,20 @@ Not for: the loop itself (trainer.py), the engine (engine.py), or the command li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, TrainingDiverged
+from ..errors import InputError, OutOfDeviceMemory, TrainingDiverged
 from ..formats.adapter import read_adapter
 from ..formats.gguf import open_gguf
 from ..gpu import Device
 from ..models import ModelConfig, read_config
 from .base import Base, device_like, load_base
 from .batches import Example, bucket
-from .data import Data, read_data
+from .data import Data, read_data, read_records
 from .engine import Engine, Rules
 from .events import Callback, Event, NoteEvent, TrainResult
 from .interrupt import Interrupt
@@ -31,6 +31,7 @@ USUAL_CONTEXT = 4096
 """The context that `fx.load` takes by default: LongRoPE then turns in training as it will in use."""
 
 Loaded = Callable[[int, int], None]
+Records = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ def run_training(options: TrainOptions, callback: Callback | None = None, loaded
     if options.out is not None:
         check_out(options.out, options.resume)
     material = read_material(options)
-    base = _load(material.options, [material], loaded)
-    return trainer_of(base, material, callback).run()
+    return trainer_of(load_for([material], loaded), material, callback).run()
 
 
 def run_experiments(
@@ -73,7 +73,7 @@ def run_experiments(
         if each.options.out is not None:
             check_out(each.options.out, each.options.resume)
     materials = [read_material(each.options) for each in experiments]
-    base = _load(experiments[0].options, materials, loaded)
+    base = load_for(materials, loaded)
     trainers = {
         each.name: trainer_of(base, material, _named(callback, each.name))
         for each, material in zip(experiments, materials, strict=True)
@@ -105,20 +105,55 @@ def total_memory(engines: Sequence[Engine]) -> dict[str, int]:
     return parts
 
 
-def read_material(options: TrainOptions) -> Material:
-    """A training's data, read with the model's tokenizer. InputError naming file and line for what cannot be used."""
+def load_for(materials: Sequence[Material], loaded: Loaded | None = None) -> Base:
+    """The model of the first of some trainings, on its device, for all of them.
+
+    Raises OutOfDeviceMemory, before anything is loaded, where they do not fit together.
+    """
+    options = materials[0].options
+    device, model = Device(options.device), _model(options)
+    context = _context(_config(model), [material.length for material in materials])
+    planned = load_base(model, device_like(device), context, fill=False)
+    engines = [_engine(planned, material.options, material.rows) for material in materials]
+    check_fit(device, total_memory(engines))
+    return load_base(model, device, context, loaded)
+
+
+def check_fit(device: Device, parts: dict[str, int]) -> None:
+    """OutOfDeviceMemory, with what would help, where these bytes are more than the device has free."""
+    free, needed = device.memory()["free"], sum(parts.values())
+    if needed > free:
+        shown = ", ".join(f"{part} {nbytes / 1e6:.0f} MB" for part, nbytes in parts.items())
+        raise OutOfDeviceMemory(
+            f"training needs {needed / 1e6:.0f} MB on {device.name} ({shown}); {free / 1e6:.0f} MB are free; recompute, "
+            f"a smaller batch-size (with more grad-accum) or max-length take less",
+            "VK_ERROR_OUT_OF_DEVICE_MEMORY",
+        )
+
+
+def read_material(options: TrainOptions, train: Records | None = None, valid: Records | None = None) -> Material:
+    """A training's data, read with the model's tokenizer; train, valid: records instead of the files that options name.
+
+    InputError naming file and line (or record) for what cannot be used.
+    """
     model = _model(options)
-    if options.data is None:
+    if options.data is None and train is None:
         raise InputError("data: no training data was named; expected a file of JSON lines or of plain text")
     with open_gguf(model) as file:
         length = options.length(read_config(file).context_length)
         encoder = Encoder.from_gguf(file, options.mask_prompt)
-    train = read_data(options.data, encoder, length, options.skip_bad)
-    valid = read_data(options.valid, encoder, length, options.skip_bad) if options.valid is not None else None
-    rows = _rows(train.examples, options, length, options.packing)
-    if valid is not None:
-        rows = max(rows, _rows(valid.examples, options, length, False))
-    return Material(options, length, train, valid, rows)
+
+    def read(path: Path | None, records: Records | None, name: str) -> Data | None:
+        if records is not None:
+            return read_records(records, encoder, length, options.skip_bad, name)
+        return None if path is None else read_data(path, encoder, length, options.skip_bad)
+
+    learned, checked = read(options.data, train, "data"), read(options.valid, valid, "valid")
+    assert learned is not None
+    rows = _rows(learned.examples, options, length, options.packing)
+    if checked is not None:
+        rows = max(rows, _rows(checked.examples, options, length, False))
+    return Material(options, length, learned, checked, rows)
 
 
 def trainer_of(base: Base, material: Material, callback: Callback | None = None) -> Trainer:
@@ -148,7 +183,7 @@ def rules_of(options: TrainOptions) -> Rules:
 
 def _engine(base: Base, options: TrainOptions, rows: int) -> Engine:
     lora, config, start = lora_of(options), base.config, None
-    if options.init_from is not None:
+    if options.init_from is not None and not options.resume:  # a checkpoint has what it has become
         heads = (config.n_heads, config.n_kv_heads)
         start = flat_from(make_layout(config, lora), read_adapter(options.init_from, heads, arch=config.arch))
     engine = Engine(
@@ -156,12 +191,6 @@ def _engine(base: Base, options: TrainOptions, rows: int) -> Engine:
     )
     engine.prepare()
     return engine
-
-
-def _load(options: TrainOptions, materials: Sequence[Material], loaded: Loaded | None) -> Base:
-    model = _model(options)
-    context = _context(_config(model), [material.length for material in materials])
-    return load_base(model, Device(options.device), context, loaded)
 
 
 def _model(options: TrainOptions) -> Path:
