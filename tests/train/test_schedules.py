@@ -61,11 +61,12 @@ def test_the_schedule_of_options() -> None:
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 5])
-@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("kind", [*SCHEDULES, "cosine-min"])
 def test_schedules_are_those_of_pytorch_training_loops(kind: str, warmup: int) -> None:
     """Rates that transformers' schedules gave; how they were made: golden/README.md."""
     golden = read_npz("schedules")
-    s = Schedule(kind, float(golden["peak"]), int(golden["total"]), warmup)
+    lowest = float(golden["lowest"]) if kind == "cosine-min" else 0.0
+    s = Schedule(kind.removesuffix("-min"), float(golden["peak"]), int(golden["total"]), warmup, lowest)
     want = golden[f"{kind}/{warmup}"]
     got = [s.rate(step) for step in range(len(want))]
     assert got == pytest.approx(want.tolist(), rel=1e-6, abs=1e-12)
