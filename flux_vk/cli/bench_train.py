@@ -31,8 +31,9 @@ from flux_vk.train.protocol import Update
 HEADER = ("test", "tokens", "tokens/s", "±", "spread %", "ms per step", "repeats", "note")
 NOTE = (
     "train BxL: optimiser steps on B sequences of L random tokens, forward, backward and update in one submit; ppL: a "
-    "prompt of L tokens of the same model, in turns with them. Median, ±: standard deviation, spread: (largest - smallest) / "
-    "median; one step beforehand is not counted. Device bytes by part: activations hold what a step keeps and needs."
+    "prompt of L tokens of the same model, in turns with them. Median, ±: standard deviation, spread: "
+    "(largest - smallest) / median; one step beforehand is not counted. "
+    "Device bytes by part: activations hold what a step keeps and needs."
 )
 
 

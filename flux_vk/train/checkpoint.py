@@ -1,7 +1,7 @@
 """Checkpoints of a training: folders that are there whole or not at all, whenever the writer is killed.
 
 out/checkpoint-STEP/ holds the adapter as PEFT has it, state.npz (the engine's arrays, bit for bit) and training.json
-(the loop's own state). Not for: what is in that state (trainer.py).
+(the loop's own state). Not for: what is in that state (loop.py).
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def read_data(
 def read_records(
     records: Sequence[Any], encoder: Encoder, max_length: int, skip_bad: bool = False, name: str = "data"
 ) -> Data:
-    """The examples of records that are in memory; `name` stands for the file in errors, and numbers from 1 for lines."""
+    """Examples of records in memory; in errors `name` stands for the file, a record's number (from 1) for the line."""
     numbered = ((number, number, record) for number, record in enumerate(records, 1))
     data = _records(Path(name), numbered, len(records), encoder, max_length, skip_bad, _silent)
     if not data.examples:

@@ -1,6 +1,6 @@
 """One adapter being trained on a device: its numbers, its recorded chains, one submit per micro-batch.
 
-Not for: which batches and rates come next (trainer.py), or what a chain holds (step.py).
+Not for: which batches and rates come next (loop.py), or what a chain holds (step.py).
 """
 
 from __future__ import annotations

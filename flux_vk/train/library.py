@@ -1,4 +1,4 @@
-"""Training from Python: `fx.train.Trainer`. Not for: what a training does (session.py and trainer.py)."""
+"""Training from Python: `fx.train.Trainer`. Not for: what a training does (session.py and loop.py)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .events import Callback, TrainResult
 from .lora import LoRA
 from .options import TrainOptions
-from .session import load_for, read_material, trainer_of
+from .session import load_for, read_material, loop_of
 
 if TYPE_CHECKING:
     from ..formats.adapter import Adapter
@@ -21,11 +21,11 @@ Records = Sequence[Mapping[str, Any]]
 class Trainer:
     """One adapter in training over a GGUF model.
 
-        trainer = fx.train.Trainer("model.gguf", data="train.jsonl", out="adapter", lora=fx.train.LoRA(rank=16), steps=200)
-        trainer.run()
+        lora = fx.train.LoRA(rank=16)
+        fx.train.Trainer("model.gguf", data="train.jsonl", out="adapter", lora=lora, steps=200).run()
 
     model: GGUF file. data, valid: files as the command line takes them, or lists of records (dictionaries with `text`,
-    `prompt` and `completion`, `instruction` and `output`, or `messages`). out: the folder for checkpoints and the adapter.
+    `prompt` and `completion`, `instruction` and `output`, or `messages`). out: the folder for checkpoints and adapter.
     lora: which weights get an adapter, and of what rank. callback: gets every event (events.py). loaded: (bytes loaded,
     bytes in all) of the model. options: all others of `python -m flux_vk.train` (lr=, steps=, batch_size=, ...), as
     `TrainOptions` has them.
@@ -50,26 +50,27 @@ class Trainer:
         self.options = TrainOptions.from_dict(
             {
                 "model": Path(model), "data": _path(data), "valid": _path(valid), "out": Path(out), "rank": lora.rank,
-                "alpha": lora.alpha, "dropout": lora.dropout, "target": list(lora.target), "rslora": lora.rslora, **options,
+                "alpha": lora.alpha, "dropout": lora.dropout, "target": list(lora.target), "rslora": lora.rslora,
+                **options,
             },
             "Trainer",
         )  # fmt: skip
         records = data if _path(data) is None else None
         checks = valid if valid is not None and _path(valid) is None else None
         material = read_material(self.options, records, checks)  # type: ignore[arg-type]
-        self._trainer = trainer_of(load_for([material], loaded), material, callback)
+        self._loop = loop_of(load_for([material], loaded), material, callback)
 
     def run(self) -> TrainResult:
         """Train to the end and write the adapter. Raises TrainingDiverged; Ctrl-C raises behind a checkpoint."""
-        return self._trainer.run()
+        return self._loop.run()
 
     def adapter(self) -> Adapter:
         """The adapter as it is now: `fx.load(model, lora=trainer.adapter())` uses it."""
-        return self._trainer.engine.adapter()
+        return self._loop.engine.adapter()
 
     def memory(self) -> dict[str, int]:
         """Bytes on the device by part."""
-        return self._trainer.engine.memory()
+        return self._loop.engine.memory()
 
 
 def _path(data: str | PathLike[str] | Records | None) -> Path | None:

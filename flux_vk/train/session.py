@@ -1,6 +1,6 @@
 """Trainings from their options: model, data, engine and loop put together, one or several over the same weights.
 
-Not for: the loop itself (trainer.py), the engine (engine.py), or the command line (flux_vk/cli/train).
+Not for: the loop itself (loop.py), the engine (engine.py), or the command line (flux_vk/cli/train).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .interrupt import Interrupt
 from .lora import LoRA, flat_from, make_layout
 from .options import Experiment, TrainOptions
 from .records import Encoder
-from .trainer import Trainer, check_out
+from .loop import TrainingLoop, check_out
 
 USUAL_CONTEXT = 4096
 """The context that `fx.load` takes by default: LongRoPE then turns in training as it will in use."""
@@ -55,7 +55,7 @@ def run_training(options: TrainOptions, callback: Callback | None = None, loaded
     if options.out is not None:
         check_out(options.out, options.resume)
     material = read_material(options)
-    return trainer_of(load_for([material], loaded), material, callback).run()
+    return loop_of(load_for([material], loaded), material, callback).run()
 
 
 def run_experiments(
@@ -74,11 +74,11 @@ def run_experiments(
             check_out(each.options.out, each.options.resume)
     materials = [read_material(each.options) for each in experiments]
     base = load_for(materials, loaded)
-    trainers = {
-        each.name: trainer_of(base, material, _named(callback, each.name))
+    loops = {
+        each.name: loop_of(base, material, _named(callback, each.name))
         for each, material in zip(experiments, materials, strict=True)
     }
-    return _side_by_side(trainers)
+    return _side_by_side(loops)
 
 
 def memory_report(options: TrainOptions, experiments: Sequence[Experiment] = ()) -> dict[str, int]:
@@ -125,8 +125,8 @@ def check_fit(device: Device, parts: dict[str, int]) -> None:
     if needed > free:
         shown = ", ".join(f"{part} {nbytes / 1e6:.0f} MB" for part, nbytes in parts.items())
         raise OutOfDeviceMemory(
-            f"training needs {needed / 1e6:.0f} MB on {device.name} ({shown}); {free / 1e6:.0f} MB are free; recompute, "
-            f"a smaller batch-size (with more grad-accum) or max-length take less",
+            f"training needs {needed / 1e6:.0f} MB on {device.name} ({shown}); {free / 1e6:.0f} MB are free; "
+            f"recompute, a smaller batch-size (with more grad-accum) or max-length take less",
             "VK_ERROR_OUT_OF_DEVICE_MEMORY",
         )
 
@@ -156,7 +156,7 @@ def read_material(options: TrainOptions, train: Records | None = None, valid: Re
     return Material(options, length, learned, checked, rows)
 
 
-def trainer_of(base: Base, material: Material, callback: Callback | None = None) -> Trainer:
+def loop_of(base: Base, material: Material, callback: Callback | None = None) -> TrainingLoop:
     """The loop of one training over weights that are loaded, ready to start."""
     options, config = material.options, base.config
     engine = _engine(base, options, material.rows)
@@ -165,7 +165,7 @@ def trainer_of(base: Base, material: Material, callback: Callback | None = None)
         for data in (material.train, material.valid):
             if data is not None:
                 callback(NoteEvent(data.summary))
-    return Trainer(
+    return TrainingLoop(
         engine, material.train.examples, valid, options, max_length=material.length,
         heads=(config.n_heads, config.n_kv_heads), about=_about(base), callback=callback,
     )  # fmt: skip
@@ -235,30 +235,32 @@ def _named(callback: Callable[[str, Event], None] | None, name: str) -> Callback
     return None if callback is None else lambda event: callback(name, event)
 
 
-def _side_by_side(trainers: dict[str, Trainer]) -> dict[str, TrainResult]:
+def _side_by_side(loops: dict[str, TrainingLoop]) -> dict[str, TrainResult]:
     results: dict[str, TrainResult] = {}
     failed: list[TrainingDiverged] = []
     with ExitStack() as stack:
-        for trainer in trainers.values():
-            stack.callback(trainer.close)
+        for loop in loops.values():
+            stack.callback(loop.close)
         interrupt = stack.enter_context(Interrupt())
-        running = dict(trainers)
+        running = dict(loops)
         for name in list(running):
             _tried(running, name, running[name].start, failed)
         while running and not interrupt.asked:
             for name, more in [(name, _tried(running, name, t.step, failed)) for name, t in list(running.items())]:
                 if more is False:
                     results[name] = running.pop(name).finish()
-        for trainer in running.values():
-            trainer.save()
+        for loop in running.values():
+            loop.save()
         if interrupt.asked and running:
             raise KeyboardInterrupt
     if failed:
         raise failed[0]
-    return {name: results[name] for name in trainers}
+    return {name: results[name] for name in loops}
 
 
-def _tried(running: dict[str, Trainer], name: str, action: Callable[[], Any], failed: list[TrainingDiverged]) -> Any:
+def _tried(
+    running: dict[str, TrainingLoop], name: str, action: Callable[[], Any], failed: list[TrainingDiverged]
+) -> Any:
     """What the action gives; a training that diverges runs no more, and its name goes in front of its error."""
     try:
         return action()

@@ -19,7 +19,7 @@ from flux_vk.formats.adapter import Adapter, LoraPair
 from flux_vk.train.batches import IGNORED, Example, MicroBatch
 from flux_vk.train.options import TrainOptions
 from flux_vk.train.protocol import State, StepResult, Update
-from flux_vk.train.trainer import Trainer
+from flux_vk.train.loop import TrainingLoop
 
 V, RANK = 16, 4
 WEIGHT = "blk.0.attn_v.weight"
@@ -108,11 +108,11 @@ def examples(n: int, seed: int = 0, longest: int = 8) -> list[Example]:
 def trainer(
     out: Path, engine: FakeEngine | None = None, n: int = 10, n_valid: int = 0, events: list[Any] | None = None,
     **options: Any,
-) -> Trainer:  # fmt: skip
+) -> TrainingLoop:  # fmt: skip
     """A small training: 10 examples, 2 a micro-batch."""
     known = {"lr": 0.05, "warmup": 0.0, "batch_size": 2, "valid": Path("v") if n_valid else None} | options
     callback = None if events is None else events.append
-    return Trainer(
+    return TrainingLoop(
         engine or FakeEngine(), examples(n), examples(n_valid, 1), TrainOptions(**known), max_length=8, out=out,
         about={"model": "tiny"}, callback=callback,
     )  # fmt: skip
@@ -132,7 +132,7 @@ def killable(out: str) -> None:
         time.sleep(0.002)
 
     options = TrainOptions(lr=0.01, batch_size=2, steps=10_000, save_every=1, keep=2)
-    Trainer(Slow(), examples(10), [], options, max_length=8, out=Path(out), callback=tell).run()
+    TrainingLoop(Slow(), examples(10), [], options, max_length=8, out=Path(out), callback=tell).run()
 
 
 if __name__ == "__main__":

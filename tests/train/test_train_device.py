@@ -10,7 +10,7 @@ from typing import Any
 from flux_vk.train.events import StepEvent
 from flux_vk.train.options import TrainOptions
 from flux_vk.train.session import run_training
-from tests.train.test_trainer import losses
+from tests.train.test_training_loop import losses
 
 LINE = "Well, Prince, so Genoa and Lucca are now just family estates of the Buonapartes."
 

@@ -18,7 +18,7 @@ from flux_vk.train.checkpoint import checkpoints
 from flux_vk.train.events import EvalEvent, NoteEvent, SavedEvent, StartEvent, StepEvent
 from flux_vk.train.metrics import read_metrics
 from flux_vk.train.options import TrainOptions
-from flux_vk.train.trainer import Trainer
+from flux_vk.train.loop import TrainingLoop
 from tests.train.fake_engine import WEIGHT, FakeEngine, examples, trainer
 
 
@@ -170,7 +170,7 @@ def test_other_options_or_data_are_refused(tmp_path: Path, changed: dict[str, An
 def test_another_model_is_refused(tmp_path: Path) -> None:
     trainer(tmp_path, steps=2).run()
     options = trainer(tmp_path, steps=4, resume=True).options
-    other = Trainer(FakeEngine(), examples(10), [], options, max_length=8, out=tmp_path, about={"model": "big"})
+    other = TrainingLoop(FakeEngine(), examples(10), [], options, max_length=8, out=tmp_path, about={"model": "big"})
     with pytest.raises(InputError, match="was made with model tiny;"):
         other.run()
 
@@ -193,7 +193,7 @@ def test_folders_in_use(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no folder"):
         trainer(tmp_path / "file", steps=1).run()
     with pytest.raises(InputError, match="out: no folder"):
-        Trainer(FakeEngine(), examples(2), [], TrainOptions(), max_length=8)
+        TrainingLoop(FakeEngine(), examples(2), [], TrainOptions(), max_length=8)
 
 
 def test_early_stop_keeps_the_best_adapter(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def check_out(out: Path, resume: bool) -> None:
         raise InputError(f"out: {out} holds a training already ({there[0]}); resume it, or name another folder")
 
 
-class Trainer:
+class TrainingLoop:
     """A training from its first step, or from a checkpoint, to its end.
 
     `run` does all of it. Others may take the steps themselves, to have several trainings side by side: `start`, then
