@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .events import Callback, TrainResult
 from .lora import LoRA
 from .options import TrainOptions
-from .session import load_for, read_material, loop_of
+from .session import load_for, loop_of, read_material
 
 if TYPE_CHECKING:
     from ..formats.adapter import Adapter

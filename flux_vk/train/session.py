@@ -22,10 +22,10 @@ from .data import Data, read_data, read_records
 from .engine import Engine, Rules
 from .events import Callback, Event, NoteEvent, TrainResult
 from .interrupt import Interrupt
+from .loop import TrainingLoop, check_out
 from .lora import LoRA, flat_from, make_layout
 from .options import Experiment, TrainOptions
 from .records import Encoder
-from .loop import TrainingLoop, check_out
 
 USUAL_CONTEXT = 4096
 """The context that `fx.load` takes by default: LongRoPE then turns in training as it will in use."""

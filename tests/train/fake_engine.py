@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from flux_vk.formats.adapter import Adapter, LoraPair
 from flux_vk.train.batches import IGNORED, Example, MicroBatch
+from flux_vk.train.loop import TrainingLoop
 from flux_vk.train.options import TrainOptions
 from flux_vk.train.protocol import State, StepResult, Update
-from flux_vk.train.loop import TrainingLoop
 
 V, RANK = 16, 4
 WEIGHT = "blk.0.attn_v.weight"

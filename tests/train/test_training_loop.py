@@ -16,9 +16,9 @@ from flux_vk.formats.adapter import read_adapter
 from flux_vk.train import plot
 from flux_vk.train.checkpoint import checkpoints
 from flux_vk.train.events import EvalEvent, NoteEvent, SavedEvent, StartEvent, StepEvent
+from flux_vk.train.loop import TrainingLoop
 from flux_vk.train.metrics import read_metrics
 from flux_vk.train.options import TrainOptions
-from flux_vk.train.loop import TrainingLoop
 from tests.train.fake_engine import WEIGHT, FakeEngine, examples, trainer
 
 
