@@ -7,7 +7,7 @@ void main() {
     LOAD_PUSH
     uint team = gl_LocalInvocationID.x / TEAM, lane = gl_LocalInvocationID.x % TEAM;
     uint wanted = gl_WorkGroupID.x * TEAMS + team, head = min(wanted, all_heads - 1u), end = p.R;
-    bool is_q = head < heads, normed = is_q ? normed_q : normed_k, any_norm = normed_q || normed_k;
+    bool is_q = head < heads, normed = is_q ? normed_q : normed_k, any_norm = NORM != 0u && (normed_q || normed_k);
     for (uint row = gl_WorkGroupID.y; row < end; row += gl_NumWorkGroups.y) {
         uint from = row * in_stride + head * head_dim, to = row * out_stride + head * head_dim, position = pos[row];
         float scale = any_norm ? inverse_rms(from) : 1.0;

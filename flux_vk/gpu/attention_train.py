@@ -10,12 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ArgumentError
+from . import kernels
 from .buffer import Buffer
 from .chain import Chain
 from .device import BaseDevice
 
 MAX_HEAD_DIM = 256
 BACKWARD = ("attention_back_q", "attention_back_kv")
+LANES = 8
+MOST_TURNS = 65_000
+"""Turns that all loops of an invocation may take together: llvmpipe of Mesa 22.3 ends them after 65,535."""
 
 
 def _checked(name: str, heads: int, kv_heads: int, head_dim: int) -> None:
@@ -26,13 +30,24 @@ def _checked(name: str, heads: int, kv_heads: int, head_dim: int) -> None:
 
 
 def shape_for(device: BaseDevice, kernel: str, rows: int, heads: int, kv_heads: int, head_dim: int) -> dict[str, Any]:
-    """Constants of one of the three kernels on this device: rows of a workgroup, as many as its registers hold.
+    """Variant and constants of one of the three kernels on this device. The rows of a workgroup decide no bits.
 
-    Fewer where there would be too few workgroups. The shape decides no bits.
+    On CPU drivers eight lanes; else tiles with as many rows as registers hold, fewer where few workgroups would be left.
+    Raises ArgumentError where a CPU driver would end the kernel's loops too early (Mesa's llvmpipe counts them).
     """
+    lanes = device.family == "cpu" and int(device.limits["subgroup_size"]) >= LANES
+    lanes = lanes and device.features.issuperset(kernels.contract(kernel).variant("lane").requires)
     owners = rows * (kv_heads if kernel == "attention_back_kv" else heads)
-    own = 64 if head_dim <= 64 and owners >= 16384 else 32 if head_dim <= 128 else 16
-    return {"OWN": own, "HEAD_DIM": head_dim}
+    own = LANES if lanes else 64 if head_dim <= 64 and owners >= 16384 else 32 if head_dim <= 128 else 16
+    if device.kind == "cpu":
+        turns = rows // LANES + 3 * LANES if lanes else (rows // 32 + 1) * (2 + 60 * -(-head_dim // 32)) + 2 * own
+        turns *= heads // kv_heads if kernel == "attention_back_kv" else 1
+        if turns > MOST_TURNS:
+            raise ArgumentError(
+                f"{kernel}: {rows} rows with {heads // kv_heads} heads a KV head take up to {turns} turns of a loop, "
+                f"this driver allows {MOST_TURNS}; take micro-batches of fewer rows"
+            )
+    return {"OWN": own, "HEAD_DIM": head_dim, **({"WG": LANES, "variant": "lane"} if lanes else {})}
 
 
 def attention_forward(

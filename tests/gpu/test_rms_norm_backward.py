@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flux_vk.gpu import Chain, Device
+from flux_vk.gpu import Chain, Device, kernels
+from flux_vk.gpu.norm_rope_train import rms_norm_backward
 from flux_vk.gpu.reference import reference
 from tests.gpu.differences import gradient
 from tests.gpu.harness import nmse, run_kernel
@@ -43,6 +44,32 @@ def test_the_gradient_is_that_of_the_forward(rng: np.random.Generator, d: int) -
     given = _data(rng, 3, d)
     want = gradient(lambda x: float((reference("rms_norm")(x, given["w"], eps=0.1) * given["g"]).sum()), given["x"])
     assert nmse(reference("rms_norm_backward")(given["x"], given["w"], given["g"], eps=0.1), want) < 1e-13
+
+
+@pytest.mark.parametrize("accumulate", [0, 1])
+@pytest.mark.parametrize(("rows", "d"), [(1, 4), (33, 64), (11, 900)])
+def test_a_row_for_each_invocation(
+    device: Device, rng: np.random.Generator, rows: int, d: int, accumulate: int
+) -> None:
+    """The form for CPU drivers, which the front chooses there."""
+    if not device.features.issuperset(kernels.contract("rms_norm_backward").variant("lane").requires):
+        pytest.skip("the device has no texel buffers")
+    given = _data(rng, rows, d)
+    numbers = {"eps": EPS, "accumulate": accumulate, "ROWS": 8, "WG": 8}
+    got = run_kernel(device, "rms_norm_backward", given, {}, variant="lane", **numbers)["dx"]
+    assert nmse(got, reference("rms_norm_backward")(**given, eps=EPS, accumulate=accumulate)) < LIMIT
+
+
+@pytest.mark.parametrize("d", [7, 8])
+@pytest.mark.parametrize("family", ["cpu", "gpu"])
+def test_the_front_takes_any_width(
+    device: Device, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, family: str, d: int
+) -> None:
+    monkeypatch.setenv("FLUX_VK_FAMILY", family)
+    given = _data(rng, 9, d)
+    b = {name: device.array(a) for name, a in given.items()}
+    rms_norm_backward(Chain(device), **b, eps=EPS, accumulate=1).run()
+    assert nmse(b["dx"].numpy(), reference("rms_norm_backward")(**given, eps=EPS, accumulate=1)) < LIMIT
 
 
 def test_in_place_and_alone(device: Device, rng: np.random.Generator) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flux_vk.cli.bench_cases import MAX_ELEMENTS, Array, Case, Check, Prepared, Sizes, dispatch, plain, same
-from flux_vk.gpu import Chain, kernels
+from flux_vk.cli.bench_cases import MAX_ELEMENTS, Array, Case, Check, Prepared, Sizes, dispatch, plain, prepare, same
+from flux_vk.gpu import Chain, kernels, norm_rope_train
 from flux_vk.gpu.attention_train import attention_forward, shape_for
 from flux_vk.gpu.reference import reference
 
@@ -23,19 +24,31 @@ CHECKED = 1024
 
 def cases(sizes: Sizes, rows: list[int], types: list[str], context: int) -> Iterator[Case]:
     """For each row count; attention's rows are those of `SEQUENCES` sequences of equal length."""
-    heads = {"heads": sizes.heads, "kv_heads": sizes.kv_heads, "head_dim": sizes.head_dim}
     width = sizes.heads * sizes.head_dim
     for r in rows:
-        yield plain("rms_norm_backward", f"{r} x {sizes.dim}", {"R": r, "D": sizes.dim, "eps": 1e-5, "accumulate": 0})
-        rotation = {"R": r, **heads, "n_rot": sizes.head_dim, "mscale": 1.0, "eps": 1e-5, "NEOX": 1, "WIDE": 1}
+        yield Case("rms_norm_backward", f"{r} x {sizes.dim}", partial(_norm, sizes, r))
+        label = f"{r} x {sizes.heads} + {sizes.kv_heads} heads of {sizes.head_dim}"
         for kernel in ("qk_rope", "qk_rope_backward"):
-            yield plain(kernel, f"{r} x {sizes.heads} + {sizes.kv_heads} heads of {sizes.head_dim}", rotation)
+            yield Case(kernel, label, partial(_rope, sizes, r, kernel))
         delta = {"T": r, "heads": sizes.heads, "HEAD_DIM": sizes.head_dim}
         yield plain("attention_delta", f"{r} x {sizes.heads} heads of {sizes.head_dim}", delta)
         if r * width <= MAX_ELEMENTS:
             label = f"{r} rows in {min(r, SEQUENCES)} sequences, {sizes.heads} / {sizes.kv_heads} heads"
             for kernel in ("attention_train", "attention_back_q", "attention_back_kv"):
                 yield Case(kernel, label, partial(_attention, sizes, r, kernel))
+
+
+def _norm(s: Sizes, rows: int, device: Device, rng: np.random.Generator) -> Prepared:
+    made = prepare(device, rng, "rms_norm_backward", {"R": rows, "D": s.dim, "eps": 1e-5, "accumulate": 0}, {}, {})
+    given: dict[str, Any] = {"eps": 1e-5}
+    return replace(made, append=lambda chain, b: norm_rope_train.rms_norm_backward(chain, **b, **given))
+
+
+def _rope(s: Sizes, rows: int, kernel: str, device: Device, rng: np.random.Generator) -> Prepared:
+    sizes: dict[str, Any] = {"heads": s.heads, "kv_heads": s.kv_heads, "head_dim": s.head_dim, "n_rot": s.head_dim}
+    made = prepare(device, rng, kernel, {"R": rows, **sizes, "mscale": 1.0, "eps": 0.0, "NEOX": 1}, {}, {})
+    front = getattr(norm_rope_train, kernel)
+    return replace(made, append=lambda chain, b: front(chain, **b, **sizes, neox=True))
 
 
 def packed(rows: int, sequences: int) -> tuple[Array, Array]:
