@@ -23,7 +23,7 @@ STEP = 1e-4
 
 @pytest.mark.parametrize("name,targets", CASES)
 def test_gradients_are_slopes_of_the_loss(tmp_path: Path, rng: np.random.Generator, name: str, targets: str) -> None:
-    """Central differences of the reference's loss along every stored gradient, and along a random direction."""
+    """Central differences of the reference's loss along every stored gradient; in F32 models a random one too."""
     g = golden(name, targets)
     model = load_merged(write_tiny(g.model, tmp_path / "tiny.gguf"))
     start = wide(g.lora)
@@ -38,7 +38,8 @@ def test_gradients_are_slopes_of_the_loss(tmp_path: Path, rng: np.random.Generat
         for side in (0, 1):
             stored = grads[side].astype(np.float64)
             norm = np.linalg.norm(stored)
-            for direction in (stored / norm, unit(rng.standard_normal(stored.shape))):
+            directions = [stored / norm, unit(rng.standard_normal(stored.shape))]
+            for direction in directions[: 1 if g.model.types else 2]:
                 slope = difference(loss, start, weight, side, direction)
                 assert slope == pytest.approx(np.vdot(stored, direction), abs=2e-6 * norm), f"{weight}, {'AB'[side]}"
 
