@@ -28,13 +28,18 @@ class Merged(_Pass):
         super().__init__(f, cfg, cfg.context_length)
         self.base = {name: super(Merged, self).tensor(name) for name in f.tensors}
         self.now = dict(self.base)
+        self._pairs: dict[str, tuple[F64, F64]] = {}
 
     def tensor(self, name: str) -> F64:
         return self.now[name]
 
     def set_adapters(self, pairs: Pairs, s: float) -> None:
-        """Merge these A and B; weights without a pair are the file's."""
-        self.now = {**self.base, **{name: self.base[name] + s * (b @ a) for name, (a, b) in pairs.items()}}
+        """Merge these A and B, of the same weights each time; arrays that were there before are not computed again."""
+        for name, (a, b) in pairs.items():
+            before = self._pairs.get(name)
+            if before is None or before[0] is not a or before[1] is not b:
+                self.now[name] = self.base[name] + s * (b @ a)
+                self._pairs[name] = (a, b)
 
 
 def load_merged(path: Path) -> Merged:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from flux_vk.train.schedules import Schedule
-from tests.train.golden_data import CASES, SCALE, golden, read_batch, read_npz
+from tests.train.golden_data import CASES, SCALE, Golden, golden, read_batch, read_npz
 from tests.train.numpy_oracle import load_merged, row_losses
 from tests.train.packed_rows import IGNORED, pack, unpack
 from tests.train.tiny_models import MODELS, linears, lora_tensors, write_tiny
@@ -21,35 +21,53 @@ Pairs = dict[str, tuple[F64, F64]]
 STEP = 1e-4
 
 
-@pytest.mark.parametrize("name,targets", CASES)
+@pytest.mark.parametrize("name,targets", [(name, targets) for name, targets in CASES if not MODELS[name].types])
 def test_gradients_are_slopes_of_the_loss(tmp_path: Path, rng: np.random.Generator, name: str, targets: str) -> None:
     """Central differences of the reference's loss along every stored gradient, and along a random direction."""
     g = golden(name, targets)
-    model = load_merged(write_tiny(g.model, tmp_path / "tiny.gguf"))
-    start = wide(g.lora)
+    loss, start = loss_of(g, tmp_path), wide(g.lora)
+    for weight, grads in wide(g.gradients).items():
+        for side in (0, 1):
+            norm = np.linalg.norm(grads[side])
+            for direction in (unit(grads[side]), unit(rng.standard_normal(grads[side].shape))):
+                pair = (0.0, direction) if side else (direction, 0.0)
+                want = np.vdot(grads[side], direction)
+                slope = difference(loss, start, {weight: pair})
+                assert slope == pytest.approx(want, abs=2e-6 * norm), f"{weight}, {'AB'[side]}"
+
+
+@pytest.mark.parametrize("name", [name for name, m in MODELS.items() if m.types])
+def test_gradients_through_blocks_are_slopes_of_the_loss(tmp_path: Path, rng: np.random.Generator, name: str) -> None:
+    """Quantised weights, dequantised: along sums of all gradients with random factors, since this takes longer."""
+    g = golden(name, "all")
+    loss, start, stored = loss_of(g, tmp_path), wide(g.lora), wide(g.gradients)
+    for _ in range(4):
+        parts = {weight: tuple(unit(x) * rng.uniform(-1, 1) for x in pair) for weight, pair in stored.items()}
+        slope = difference(loss, start, parts)
+        want = sum(np.vdot(x, d) for weight, pair in parts.items() for x, d in zip(stored[weight], pair, strict=True))
+        norm = np.sqrt(sum(np.linalg.norm(x) ** 2 for pair in stored.values() for x in pair))
+        assert slope == pytest.approx(want, abs=1e-5 * norm)
+
+
+def loss_of(g: Golden, folder: Path) -> Callable[[Pairs], float]:
+    """The reference's loss as a function of all A and B, once it has been seen to be the stored one at theirs."""
+    model = load_merged(write_tiny(g.model, folder / "tiny.gguf"))
+    model.set_adapters(wide(g.lora), SCALE)
+    np.testing.assert_allclose(row_losses(model, g.batch), g.row_losses, rtol=1e-7, atol=1e-9)
 
     def loss(pairs: Pairs) -> float:
         model.set_adapters(pairs, SCALE)
         return float(row_losses(model, g.batch).sum())
 
-    model.set_adapters(start, SCALE)
-    np.testing.assert_allclose(row_losses(model, g.batch), g.row_losses, rtol=1e-7, atol=1e-9)
-    for weight, grads in g.gradients.items():
-        for side in (0, 1):
-            stored = grads[side].astype(np.float64)
-            norm = np.linalg.norm(stored)
-            for direction in (stored / norm, unit(rng.standard_normal(stored.shape))):
-                slope = difference(loss, start, weight, side, direction)
-                assert slope == pytest.approx(np.vdot(stored, direction), abs=2e-6 * norm), f"{weight}, {'AB'[side]}"
+    return loss
 
 
-def difference(loss: Callable[[Pairs], float], start: Pairs, weight: str, side: int, direction: F64) -> float:
-    """The loss's slope where A (side 0) or B of one weight moves along `direction`."""
+def difference(loss: Callable[[Pairs], float], start: Pairs, direction: Mapping[str, Any]) -> float:
+    """The loss's slope where these A and B move along (dA, dB)."""
     values = []
-    for sign in (1.0, -1.0):
-        a, b = start[weight]
-        moved = sign * STEP * direction
-        values.append(loss({**start, weight: (a, b + moved) if side else (a + moved, b)}))
+    for h in (STEP, -STEP):
+        moved = {w: (start[w][0] + h * da, start[w][1] + h * db) for w, (da, db) in direction.items()}
+        values.append(loss({**start, **moved}))
     return (values[0] - values[1]) / (2.0 * STEP)
 
 

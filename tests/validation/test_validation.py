@@ -15,7 +15,7 @@ pytestmark = pytest.mark.validation
 HERE = Path(__file__).resolve().parent
 KERNEL_TESTS = sorted(
     path.relative_to(HERE.parents[1]).as_posix()
-    for folder in ("gpu", "decode", "flux")
+    for folder in ("gpu", "decode", "flux", "train")
     for path in (HERE.parent / folder).glob("test_*.py")
     if "pytest.mark.kernel" in path.read_text(encoding="utf-8")
 )
