@@ -108,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
     if args.plot:
         bench_report.need_matplotlib()
     path = args.model or demo_model()
-    with opened(path, args.device, setup, args.context, args.kv_type) as model:
+    with opened(path, args.device, setup, args.context, args.kv_type, args.lora) as model:
         found = run(model, setup, bench_report.progress())
         told = facts(model, path)
     if args.check:
@@ -121,7 +121,9 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def opened(path: Path, device: str | None, setup: Setup, context: int | None, kv_type: str) -> Model:
+def opened(
+    path: Path, device: str | None, setup: Setup, context: int | None, kv_type: str, lora: list[str] | None = None
+) -> Model:
     """The model, with room for what will be measured."""
     kv_tokens = None
     if setup.streams > 1:
@@ -132,7 +134,9 @@ def opened(path: Path, device: str | None, setup: Setup, context: int | None, kv
     elif setup.context > 4096:
         context = context or setup.context
     with Terminal().progress(f"Loading {path.name}", "bytes") as progress:
-        return load(path, device, context, kv_type, sequences=setup.streams, kv_tokens=kv_tokens, progress=progress)
+        return load(
+            path, device, context, kv_type, sequences=setup.streams, kv_tokens=kv_tokens, lora=lora, progress=progress
+        )
 
 
 def run(model: Model, setup: Setup, progress: Callable[[str], None] = lambda line: None) -> list[Measured]:

@@ -97,6 +97,9 @@ def _model_command(commands: Commands) -> Parser:
     )  # fmt: skip
     m.add_argument("-c", "--context", type=whole(1), metavar="N", help="tokens of context; default: what is needed")
     _kv_type(m)
+    m.add_argument(
+        "--lora", action="append", type=text("a path"), metavar="PATH[:SCALE]", help="with this adapter; repeatable"
+    )
     m.add_argument("--check", action="store_true", help="greedy tokens must agree in two runs")
     return m
 
