@@ -1,4 +1,4 @@
-"""`python -m flux_vk.bench kernels|model|scale|dispatch|tune|peers`: how fast things are. See --help.
+"""`python -m flux_vk.bench kernels|model|scale|dispatch|tune|peers|train`: how fast things are. See --help.
 
 Not for library use, and not a test: results are checked, speeds are only told.
 docs/benchmarks.md says how to read the tables.

@@ -56,6 +56,10 @@ class ContextFull(FluxError):
     exit_code = 2
 
 
+class TrainingDiverged(FluxError):
+    """A loss or a gradient became NaN or infinite; the last good checkpoint is kept, and named."""
+
+
 class VulkanError(FluxError):
     """A Vulkan call failed; `result` holds the VkResult's name."""
 

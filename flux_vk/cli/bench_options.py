@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_vk.cli import peers
-from flux_vk.cli.common import Parser, text, whole
+from flux_vk.cli.common import Parser, number, text, whole
 
 MOST_TOKENS = 1 << 20
 Commands = Any  # argparse keeps the type of add_subparsers() to itself
@@ -158,7 +158,29 @@ def _peers(commands: Commands) -> Parser:
     return c
 
 
+def _train(commands: Commands) -> Parser:
+    t = _command(
+        commands, "train", "training steps of a model", "Time training steps of adapters over a model, in turns with "
+        "prompts of it: tokens/s, device memory by part and as predicted, time by kernel.", 5,
+    )  # fmt: skip
+    _model(t)
+    t.add_argument("--batch-size", type=whole(1, 1024), default=4, metavar="N", help="sequences of a step; default 4")
+    t.add_argument("--length", type=whole(1), default=256, metavar="N", help="tokens of each; default 256")
+    t.add_argument("--rank", type=whole(1, 1024), default=32, metavar="N", help="of the adapters; default 32")
+    t.add_argument("--target", default="q_proj,v_proj", metavar="NAMES", help="default q_proj,v_proj; or all-linear")
+    t.add_argument("--dropout", type=number(0, 0.99), default=0.0, metavar="P", help="default 0")
+    t.add_argument("--optim", choices=("adamw", "sgd"), default="adamw", help="default adamw")
+    t.add_argument("--recompute", action="store_true", help="compute activations again instead of keeping them")
+    t.add_argument(
+        "--prompts", action=argparse.BooleanOptionalAction, default=True, help="time prompts too; the default"
+    )
+    t.add_argument(
+        "--profile", action=argparse.BooleanOptionalAction, default=True, help="time every kernel; the default"
+    )
+    return t
+
+
 COMMANDS: dict[str, Callable[[Commands], Parser]] = {
     "kernels": _kernels, "model": _model_command, "scale": _scale, "dispatch": _dispatch, "tune": _tune,
-    "peers": _peers,
+    "peers": _peers, "train": _train,
 }  # fmt: skip

@@ -123,6 +123,15 @@ class BaseDevice(ABC):
             self.upload(buffer, np.full(buffer.nbytes, byte, np.uint8))
         return buffer
 
+    def weight_room(self, dtype: str, shape: tuple[int, int]) -> Buffer:
+        """Unfilled room for weights of `shape` (rows, row length) in the device layout (flux_vk.formats.layout)."""
+        from ..formats import layout
+
+        n, k = shape
+        stride = layout.row_stride(dtype, k)
+        memory, offset = self._take(n * stride, "device")
+        return Buffer(self, memory, offset, n * stride, dtype, (n, k), row_bytes=stride)
+
     def _take(self, nbytes: int, kind: str) -> tuple[Memory, int]:
         return self.allocate(max(16, -(-nbytes // 16) * 16), kind), 0
 
@@ -269,15 +278,6 @@ class Device(BaseDevice):
         recording.copy(source, target)
         recording.submit()
         recording.wait()
-
-    def weight_room(self, dtype: str, shape: tuple[int, int]) -> Buffer:
-        """Unfilled room for weights of `shape` (rows, row length) in the device layout (flux_vk.formats.layout)."""
-        from ..formats import layout
-
-        n, k = shape
-        stride = layout.row_stride(dtype, k)
-        memory, offset = self._take(n * stride, "device")
-        return Buffer(self, memory, offset, n * stride, dtype, (n, k), row_bytes=stride)
 
     def weight(
         self, raw: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, int], into: Buffer | None = None

@@ -83,11 +83,11 @@ class Tokenizer:
             ids.append(self.eos_id)
         return ids
 
-    def encode_inside(self, text: str) -> list[int]:
-        """Ids of `text` as it stands in the middle of a text: nothing is put in front of it, no name is a special token
-        but user-defined ones.
+    def encode_inside(self, text: str, parse_special: bool = False) -> list[int]:
+        """Ids of `text` as it stands in the middle of a text: nothing is put in front of it. parse_special: as in
+        `encode`.
         """
-        parts = self._cut(_valid(text), self._user_defined)
+        parts = self._cut(_valid(text), self._special if parse_special else self._user_defined)
         return [i for part in parts for i in ([part] if isinstance(part, int) else self._encode_text(part))]
 
     def _special_texts(self, types: tuple[TokenType, ...]) -> list[tuple[str, int]]:

@@ -1,0 +1,3 @@
+"""Training of low-rank adapters on quantised models, as recorded dispatch chains."""
+
+from __future__ import annotations
