@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m flux_vk.quantize",
         description="Write a GGUF model in another type, quantised on the device, with llama.cpp's rules for which "
         "tensor gets which type.",
-        epilog="types: q4_k_m, q5_k_m, q6_k, q8_0, q4_0, f16, bf16, f32 and the others of llama-quantize but the iq ones\n"
+        epilog="types: q4_k_m, q5_k_m, q6_k, q8_0, q4_0, f16, bf16, f32, the others of llama-quantize but the iq ones\n"
         "exit codes: 0 done, 1 a failure, 2 bad input",
     )
     p.add_argument("model", type=text("a GGUF file"), metavar="IN", help="the GGUF file, or any part of a split one")
@@ -86,8 +86,8 @@ def listed(work: Plan) -> str:
     """A line for each tensor, and the sum."""
     from flux_vk.cli.tables import Row, aligned
 
-    rows: list[Row] = [
-        [t.name, " x ".join(map(str, t.shape)), t.source, t.target if t.target != t.source else "", human_bytes(t.after)]
-        for t in work.tensors
-    ]
+    rows: list[Row] = []
+    for t in work.tensors:
+        shape, target = " x ".join(map(str, t.shape)), t.target if t.target != t.source else ""
+        rows.append([t.name, shape, t.source, target, human_bytes(t.after)])
     return f"{aligned(['tensor', 'shape', 'from', 'to', 'size'], rows)}\n{summary(work)}\n"

@@ -95,7 +95,8 @@ def file_type(name: str) -> str:
     upper = name.upper().replace("-", "_")
     found = _ALIASES.get(upper, upper)
     if found not in file_types():
-        raise InputError(f"type {name!r}: no such mixture; expected one of {', '.join(t.lower() for t in file_types())}")
+        known = ", ".join(t.lower() for t in file_types())
+        raise InputError(f"type {name!r}: no such mixture; expected one of {known}")
     return found
 
 
@@ -134,9 +135,9 @@ def quantize(
 ) -> Plan:
     """Writes the model `src` (any part of a split one) to the file `dst` in another type; returns what was done.
 
-    type: "q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16" ... with llama.cpp's rules for single tensors; pure: one type for all
-    but for rows it cannot hold; output_type: another type for the output matrix. Metadata and tokenizer stay, but for
-    general.file_type and general.quantization_version. allow_requantize: also from types that lost precision already.
+    type: "q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16" ... with llama.cpp's rules for single tensors; pure: one type for
+    all but for rows it cannot hold; output_type: another type for the output matrix. Metadata and tokenizer stay, but
+    for general.file_type and general.quantization_version. allow_requantize: also from types that lost precision.
     force: replace `dst`. device: opened when it is needed; casts between floats need none. progress: (done, total).
     Raises InputError for what was asked wrongly, GGUFError for a broken file, VulkanError from the device.
     """
@@ -152,8 +153,8 @@ def check_requantised(f: GGUFFile, work: Plan, allowed: bool) -> None:
     again = work.requantised
     if again and not allowed:
         raise InputError(
-            f"{f.path}: {len(again)} tensors are quantised already ({again[0].name} as {again[0].source}), expected f32, "
-            "f16 or bf16: start from such a file, or allow it (--allow-requantize) and lose precision twice"
+            f"{f.path}: {len(again)} tensors are quantised already ({again[0].name} as {again[0].source}), expected "
+            "f32, f16 or bf16: start from such a file, or allow it (--allow-requantize) and lose precision twice"
         )
 
 

@@ -19,6 +19,7 @@ from ..formats import blocks, casts, layout
 from . import kernels
 from .buffer import Buffer
 from .chain import Chain
+from .gemm import gemm
 from .record import Recorded
 
 if TYPE_CHECKING:
@@ -141,11 +142,9 @@ class _Slot:
 
     def _changed(self, chain: Chain, shape: tuple[int, int], index: int, change: Change, a: Buffer) -> Buffer:
         """Append x += scale * b a; the buffer for these rows of b."""
-        from .gemm import gemm
-
         (rows, k), rank = shape, a.shape[0]
         b = self._room(f"b{index}", 4 * rows * rank, "f32", (rows, rank))
-        gemm(chain, a=b, b=a, c=self._x, m=rows, n=k, k=rank, alpha=change.scale, accumulate=True)
+        gemm(chain, a=b, b=a, c=self._x, m=rows, n=k, k=rank, alpha=change.scale, accumulate=True, splits=1)
         return b
 
     def start(self, raw: U8Array, bs: Sequence[F32Array]) -> None:

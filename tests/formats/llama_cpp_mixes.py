@@ -46,9 +46,11 @@ class Made:
                 yield f"blk.{i}.attn_v.bias", (2 * self.dim,)
             if self.experts:
                 yield f"blk.{i}.ffn_gate_inp.weight", (self.experts, self.dim)
-            for part in ("ffn_up", "ffn_down") if self.arch in ("phi3", "falcon") else ("ffn_gate", "ffn_up", "ffn_down"):
+            gated = ("ffn_up", "ffn_down") if self.arch in ("phi3", "falcon") else ("ffn_gate", "ffn_up", "ffn_down")
+            for part in gated:
                 k = self.ffn if part == "ffn_down" else self.dim
-                yield (f"blk.{i}.{part}_exps.weight", (self.experts, 2, k)) if self.experts else (f"blk.{i}.{part}.weight", (2, k))
+                name = f"blk.{i}.{part}{'_exps' if self.experts else ''}.weight"
+                yield name, (self.experts, 2, k) if self.experts else (2, k)
         yield "output_norm.weight", (self.dim,)
         if not self.tied:
             yield "output.weight", (2, self.dim)

@@ -40,8 +40,9 @@ def test_output_type() -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "present"),
     [
-        ("blk.0.attn_norm.weight", (64,), "f32"), ("blk.0.attn_q.bias", (2, 64), "f32"), ("rope_freqs.weight", (32,), "f32"),
-        ("output_norm.weight", (2, 32), "f32"), ("blk.0.ffn_gate_inp.weight", (4, 32), "f32"), ("ids.weight", (4, 32), "i32"),
+        ("blk.0.attn_norm.weight", (64,), "f32"), ("blk.0.attn_q.bias", (2, 64), "f32"),
+        ("rope_freqs.weight", (32,), "f32"), ("output_norm.weight", (2, 32), "f32"),
+        ("blk.0.ffn_gate_inp.weight", (4, 32), "f32"), ("ids.weight", (4, 32), "i32"),
     ],
 )  # fmt: skip
 def test_what_keeps_its_type(name: str, shape: tuple[int, ...], present: str) -> None:
