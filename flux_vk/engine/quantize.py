@@ -35,6 +35,7 @@ DeviceChoice = "Device | str | int | None"
 
 _ALIASES = {"Q2_K_M": "Q2_K", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 QUANTIZATION_VERSION = 2
+_COPIED = 16 << 20  # bytes at once of tensors that stay as they are
 _SPARE = 1 << 24  # bytes beside the tensors: header and temporary things
 
 
@@ -213,18 +214,23 @@ class _Source:
 
     def pieces(self, t: TensorPlan) -> Iterator[npt.NDArray[np.uint8]]:
         """The bytes of one tensor. An error names it."""
-        raw, changes = self._f.raw(t.name), self._changes.get(t.name, ())
         try:
-            if t.source == t.target and not changes:
-                yield from np.array_split(raw, max(1, raw.nbytes // (16 << 20)))
-            elif t.source in FLOATS and t.target in FLOATS and not changes:
-                yield from convert.cast(raw, t.source, t.target, t.shape)
-            else:
-                blocks.runnable(t.source)
-                yield from self._converter().convert(raw, t.source, t.target, t.shape, changes)
+            done = 0
+            for piece in self._converted(t):
+                yield piece
+                done += piece.nbytes
+                self._f.release(t.name, 0, done * t.before // t.after)  # the pages that were read
         except InputError as error:
             raise InputError(f"{self._f.path}: tensor {t.name!r}: {error}") from None
-        self._f.release(t.name)
+
+    def _converted(self, t: TensorPlan) -> Iterator[npt.NDArray[np.uint8]]:
+        raw, changes = self._f.raw(t.name), self._changes.get(t.name, ())
+        if t.source == t.target and not changes:
+            return iter(np.array_split(raw, max(1, raw.nbytes // _COPIED)))
+        if t.source in FLOATS and t.target in FLOATS and not changes:
+            return convert.cast(raw, t.source, t.target, t.shape)
+        blocks.runnable(t.source)
+        return self._converter().convert(raw, t.source, t.target, t.shape, changes)
 
     def _converter(self) -> Converter:
         if self._made is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "command-line.md"
-COMMANDS = ("run", "info", "bench", "flux")
+COMMANDS = ("run", "info", "bench", "quantize", "flux")
 END = "<!-- end of the table -->"
 
 

@@ -16,7 +16,7 @@ from flux_vk.formats import blocks, casts, mixtures
 from flux_vk.formats.gguf import open_gguf
 from flux_vk.formats.gguf_writer import TensorOut, Value, typed, write_gguf
 from flux_vk.gpu import Device
-from flux_vk.gpu.convert import Converter, cast, writable
+from flux_vk.gpu.convert import Change, Converter, cast, writable
 from tests.engine import quantised_files as files
 
 ERROR = {"q4_k": 0.08, "q6_k": 0.02, "q5_0": 0.06, "q8_0": 0.008, "f16": 4e-4, "f32": 0.0}
@@ -92,6 +92,26 @@ def test_windows_change_nothing(device: Device, rng: np.random.Generator, source
     np.testing.assert_array_equal(np.concatenate(parts), whole[0])
     if target == "f32":
         np.testing.assert_array_equal(whole[0].view(np.float32), blocks.dequantize(raw, source, shape).reshape(-1))
+
+
+@pytest.mark.kernel
+def test_changes_of_odd_shapes(device: Device, rng: np.random.Generator) -> None:
+    """W + the sum of scale * b a, in windows, at rows that are no whole texels; changes of another shape are refused."""
+    n, k = 7, 33
+    w = rng.standard_normal((n, k)).astype(np.float32)
+    changes, want, size = [], w.astype(np.float64), np.abs(w).astype(np.float64)
+    for rank, scale in ((1, 2.0), (5, -0.3)):
+        b, a = rng.standard_normal((n, rank), np.float32), rng.standard_normal((rank, k), np.float32)
+        changes.append(Change(b, a, scale))
+        want = want + scale * (b.astype(np.float64) @ a)
+        size = size + abs(scale) * (np.abs(b).astype(np.float64) @ np.abs(a))
+    raw = w.view(np.uint8).reshape(-1)
+    parts = list(Converter(device, 3 * k).convert(raw, "f32", "f32", (n, k), changes))
+    assert len(parts) == 3
+    error = np.abs(np.concatenate(parts).view(np.float32).reshape(n, k) - want)
+    assert (error <= 6 * np.finfo(np.float32).eps * size).all()
+    with pytest.raises(InputError, match=r"give \[33, 7\]"):
+        list(Converter(device).convert(raw, "f32", "f32", (k, n), changes))
 
 
 @pytest.mark.kernel
