@@ -21,10 +21,10 @@ if __package__ in (None, ""):  # started as a file: the repository's root is not
 
 import numpy as np
 
-from bench import mixtures, synthetic_vocab
+from bench import synthetic_vocab
 from flux_vk.cli import random_blocks
 from flux_vk.errors import FluxError, InputError
-from flux_vk.formats import blocks
+from flux_vk.formats import blocks, mixtures
 
 QWEN_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' "
@@ -104,6 +104,12 @@ def matrices(s: Shape) -> Iterator[tuple[str, tuple[int, int]]]:
         yield "output.weight", (s.vocab, s.dim)
 
 
+def matrix_types(s: Shape, file_type: str, pure: bool = False) -> dict[str, str]:
+    """The type of every matrix in a file of this type."""
+    model = mixtures.Facts(s.layers, s.arch, s.heads // s.kv_heads)
+    return mixtures.tensor_types(file_type, {name: (dims, "f32") for name, dims in matrices(s)}, model, pure=pure)
+
+
 def vectors(s: Shape, rng: np.random.Generator) -> Iterator[tuple[str, Any]]:
     """Norm weights around 1, biases around 0, and Llama 3's frequency factors; all float32."""
     def near(n: int, centre: float, std: float) -> Any:
@@ -140,13 +146,8 @@ def write_model(
     writer = gguf.GGUFWriter(partial, shape.arch)
     _metadata(writer, shape, file_type)
     plan: list[tuple[str, str, tuple[int, ...], Any]] = []
-    dims: tuple[int, ...]
-    for name, dims in matrices(shape):
-        kind = mixtures.tensor_type(
-            file_type, name, dims[1], shape.layers,
-            gqa=shape.heads // shape.kv_heads, tied=shape.tied, pure=pure,
-        )  # fmt: skip
-        plan.append((name, kind, dims, None))
+    kinds = matrix_types(shape, file_type, pure)
+    plan += [(name, kinds[name], dims, None) for name, dims in matrices(shape)]
     rng = np.random.Generator(np.random.SFC64([seed, zlib.crc32(shape.name.encode())]))
     plan += [(name, "f32", data.shape, data) for name, data in vectors(shape, rng)]
     for name, kind, dims, _ in plan:

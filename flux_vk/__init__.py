@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .decode.swarm import Swarm as Swarm
     from .engine.model import Model as Model
     from .engine.model import load as load
+    from .engine.quantize import quantize as quantize
     from .errors import FluxError as FluxError
     from .gpu.buffer import Buffer as Buffer
     from .gpu.chain import Arena as Arena
@@ -31,7 +32,7 @@ _ROOMS = ("flux", "train")
 _HOMES = {
     "Arena": "gpu.chain", "Buffer": "gpu.buffer", "Chain": "gpu.chain", "Device": "gpu.device",
     "FluxError": "errors", "Grammar": "text.grammar", "Model": "engine.model", "SamplingParams": "decode.params",
-    "Swarm": "decode.swarm", "Tokenizer": "text.tokenizer", "load": "engine.model",
+    "Swarm": "decode.swarm", "Tokenizer": "text.tokenizer", "load": "engine.model", "quantize": "engine.quantize",
 }  # fmt: skip
 __all__ = ["__version__", *sorted([*_HOMES, *_ROOMS])]
 

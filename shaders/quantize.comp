@@ -5,7 +5,7 @@
 #include "include/quant_types.glsl"
 #include "include/quant_fit.glsl"
 
-shared float of_scale[WG], of_low[WG];
+shared float of_scale[WG];
 shared uint word[WG];
 
 uint row;                            // first word of the row in y
@@ -52,30 +52,79 @@ void quantize() {
 }
 #else
 
-// Levels 0..15 of the low nibble plane.
-void write_nibbles(uint level[32]) {
+// Levels to the planes that hold them: four or two low bits, one high bit or two.
+void write_levels(uint level[32]) {
+#if Q_HAS_NIBBLES
     [[unroll]] for (uint j = 0u; j < 4u; j++) {
-        uint low = pack4(level[4u * j], level[4u * j + 1u], level[4u * j + 2u], level[4u * j + 3u]);
-        uint high = pack4(level[4u * j + 16u], level[4u * j + 17u], level[4u * j + 18u], level[4u * j + 19u]);
+        uint at = 4u * j;
+        uint low = pack4(level[at] & 15u, level[at + 1u] & 15u, level[at + 2u] & 15u, level[at + 3u] & 15u);
+        at += 16u;
+        uint high = pack4(level[at] & 15u, level[at + 1u] & 15u, level[at + 2u] & 15u, level[at + 3u] & 15u);
         y[row + b * 4u + j] = low | (high << 4);
     }
+#endif
+#if Q_HAS_Q2
+    const uint at2 = QTYPE == Q6_K ? 4u : 0u;
+    uint pairs[2] = uint[2](0u, 0u);
+    [[unroll]] for (uint i = 0u; i < 32u; i++)
+        pairs[(i >> 2) & 1u] |= ((level[i] >> at2) & 3u) << (8u * (i & 3u) + 2u * (i >> 3));
+    y[row + (q_q2_at(nb) >> 2) + b * 2u] = pairs[0];
+    y[row + (q_q2_at(nb) >> 2) + b * 2u + 1u] = pairs[1];
+#endif
+#if Q_HAS_QH
+    const uint at1 = QTYPE == Q3_K ? 2u : 4u;
+    uint bits = 0u;
+    [[unroll]] for (uint i = 0u; i < 32u; i++) bits |= (level[i] >> at1) << (8u * (i & 3u) + (i >> 2));
+    y[row + (q_qh_at(nb) >> 2) + b] = bits;
+#endif
 }
 #endif
 
-#if QTYPE == Q4_0
+#if QTYPE == Q4_0 || QTYPE == Q5_0
 void quantize() {
     float most = v[0];
     [[unroll]] for (uint i = 1u; i < 32u; i++) most = abs(v[i]) > abs(most) ? v[i] : most;
-    precise float d = most / -8.0, inverse = d == 0.0 ? 0.0 : 1.0 / d;
+    precise float d = most / -Q_BIAS, inverse = d == 0.0 ? 0.0 : 1.0 / d;
     uint level[32];
     [[unroll]] for (uint i = 0u; i < 32u; i++) {
         precise float scaled = v[i] * inverse;
-        precise float shifted = scaled + 8.5;
-        level[i] = uint(clamp(trunc(shifted), 0.0, 15.0));
+        precise float shifted = scaled + (Q_BIAS + 0.5);
+        level[i] = uint(clamp(trunc(shifted), 0.0, 2.0 * Q_BIAS - 1.0));
     }
-    if (alive) write_nibbles(level);
+    if (alive) write_levels(level);
+#if QTYPE == Q5_0
+    pad(q_qh_at(nb), nb);
+#endif
     write_halves(q_scales_at(nb), half_bits(d));
     pad(q_scales_at(nb), (nb + 1u) >> 1);
+}
+#endif
+
+#if QTYPE == Q4_1 || QTYPE == Q5_1
+void quantize() {
+    const float top = QTYPE == Q4_1 ? 15.0 : 31.0;
+    float low = v[0], high = v[0];
+    [[unroll]] for (uint i = 1u; i < 32u; i++) {
+        low = min(low, v[i]);
+        high = max(high, v[i]);
+    }
+    precise float range = high - low;
+    precise float d = range / top, inverse = d == 0.0 ? 0.0 : 1.0 / d;
+    uint level[32];
+    [[unroll]] for (uint i = 0u; i < 32u; i++) {
+        precise float above = v[i] - low;
+        precise float scaled = above * inverse;
+        precise float shifted = scaled + 0.5;
+        level[i] = uint(clamp(trunc(shifted), 0.0, top));
+    }
+    if (alive) {
+        write_levels(level);
+        y[row + (q_scales_at(nb) >> 2) + b] = half_bits(d) | (half_bits(low) << 16);
+    }
+#if QTYPE == Q5_1
+    pad(q_qh_at(nb), nb);
+#endif
+    pad(q_scales_at(nb), nb);
 }
 #endif
 
@@ -92,68 +141,59 @@ float largest_of_eight(float own) {
     }
     return most;
 }
+
+// The weights that a scale serves: all 32 of a thread, or its first or last sixteen.
+float[FIT_COUNT] part(uint first) {
+    float x[FIT_COUNT];
+    [[unroll]] for (uint i = 0u; i < FIT_COUNT; i++) x[i] = v[first + i];
+    return x;
+}
 #endif
 
-#if QTYPE == Q4_K
-void quantize() {
-    Affine f = affine_fit(v);
-    uint d_bits = half_bits(largest_of_eight(f.scale) / 63.0), m_bits = half_bits(largest_of_eight(f.low) / -63.0);
-    float d = half_value(d_bits), m = half_value(m_bits);
-    float s0 = d > 0.0 ? nearest(f.scale / d) : 0.0, l0 = m > 0.0 ? nearest(-f.low / m) : 0.0;
-
-    // The six-bit values beside the rounded ones may fit the weights better.
-    vec2 best = vec2(s0, l0);
-    float least = 3.4e38;
-    for (float ds = -2.0; ds <= 2.0; ds += 1.0)
-        for (float dl = -2.0; dl <= 2.0; dl += 1.0) {
-            vec2 at = clamp(vec2(s0 + ds, l0 + dl), 0.0, 63.0);
-            float e = affine_error(v, Affine(d * at.x, -m * at.y));
-            if (e < least) {
-                least = e;
-                best = at;
-            }
-        }
+#if Q_SUPER && Q_MIN
+// The stored scale and offset, eight or four bits each, and the levels that they give.
+uint chosen(Affine f, float d, float m, uint first, inout uint level[32]) {
+    float x[FIT_COUNT] = part(first);
+    vec2 best = affine_stored(x, f, d, m);
     f = Affine(d * best.x, -m * best.y);
+    [[unroll]] for (uint i = 0u; i < FIT_COUNT; i++) level[first + i] = uint(affine_level(x[i], f));
+    return uint(best.x) | (uint(best.y) << (FIT_COUNT >> 2));
+}
+
+void quantize() {
+    Affine f = affine_fit(part(0u));
+    float scale = f.scale, low = f.low;
+#if Q_HALVES
+    Affine f1 = affine_fit(part(16u));
+    scale = max(scale, f1.scale);
+    low = min(low, f1.low);
+#endif
+    uint d_bits = half_bits(largest_of_eight(scale) / FIT_SCALES);
+    uint m_bits = half_bits(largest_of_eight(low) / -FIT_SCALES);
+    float d = half_value(d_bits), m = half_value(m_bits);
     uint level[32];
-    [[unroll]] for (uint i = 0u; i < 32u; i++) level[i] = uint(affine_level(v[i], f));
-    if (alive) write_nibbles(level);
-    write_halves(q_scales_at(nb), uint(best.x) | (uint(best.y) << 8));
+    uint stored = chosen(f, d, m, 0u, level);
+#if Q_HALVES
+    stored |= chosen(f1, d, m, 16u, level) << 8;
+#endif
+    if (alive) write_levels(level);
+    write_halves(q_scales_at(nb), stored);
     if (alive && (b & 7u) == 0u) y[row + (q_super_at(nb) >> 2) + (b >> 3)] = d_bits | (m_bits << 16);
     pad(q_super_at(nb), nb >> 3);
 }
 #endif
 
-#if QTYPE == Q6_K
-float fitted_scale(uint first, float own, float d) {
-    float s0 = d != 0.0 ? nearest(own / d) : 0.0, best = clamp(s0, -128.0, 127.0), least = 3.4e38;
-    for (float ds = -2.0; ds <= 2.0; ds += 1.0) {
-        float at = clamp(s0 + ds, -128.0, 127.0), e = signed_error(v, first, d * at);
-        if (e < least) {
-            least = e;
-            best = at;
-        }
-    }
-    return best;
-}
-
+#if Q_SUPER && !Q_MIN
 void quantize() {
-    vec2 scale = vec2(signed_fit(v, 0u), signed_fit(v, 16u));
-    uint d_bits = half_bits(largest_of_eight(abs(scale.y) > abs(scale.x) ? scale.y : scale.x) / -128.0);
+    vec2 scale = vec2(signed_fit(part(0u)), signed_fit(part(16u)));
+    float most = largest_of_eight(abs(scale.y) > abs(scale.x) ? scale.y : scale.x);
+    uint d_bits = half_bits(most / -FIT_SCALES);
     float d = half_value(d_bits);
-    vec2 s = vec2(fitted_scale(0u, scale.x, d), fitted_scale(16u, scale.y, d));
+    vec2 s = vec2(signed_stored(part(0u), scale.x, d), signed_stored(part(16u), scale.y, d));
     vec2 step = d * s, inverse = mix(1.0 / step, vec2(0.0), equal(step, vec2(0.0)));
     uint level[32];
-    [[unroll]] for (uint i = 0u; i < 32u; i++) level[i] = uint(int(signed_level(v[i], inverse[i >> 4])) + 32);
-    uint low[32], high[2] = uint[2](0u, 0u);
-    [[unroll]] for (uint i = 0u; i < 32u; i++) {
-        low[i] = level[i] & 15u;
-        high[(i >> 2) & 1u] |= (level[i] >> 4) << (8u * (i & 3u) + 2u * (i >> 3));
-    }
-    if (alive) {
-        write_nibbles(low);
-        y[row + (q_q2_at(nb) >> 2) + b * 2u] = high[0];
-        y[row + (q_q2_at(nb) >> 2) + b * 2u + 1u] = high[1];
-    }
+    [[unroll]] for (uint i = 0u; i < 32u; i++) level[i] = uint(int(signed_level(v[i], inverse[i >> 4]) - FIT_LOW));
+    if (alive) write_levels(level);
     write_halves(q_scales_at(nb), (uint(int(s.x)) & 0xffu) | ((uint(int(s.y)) & 0xffu) << 8));
     barrier();
     word[gl_LocalInvocationID.x] = alive ? d_bits : 0u;

@@ -13,51 +13,81 @@ float half_value(uint bits) { return unpackHalf2x16(bits).x; }
 
 float nearest(float v) { return floor(v + 0.5); }
 
-// What a fit of levels 0..15, x ~ scale * level + low with low <= 0, has found.
+#if Q_SUPER
+// How many weights one scale serves, and the levels it multiplies: 0..FIT_TOP with an offset, or FIT_LOW..FIT_TOP without one.
+#if QTYPE == Q4_K
+#define FIT_COUNT 32u
+#define FIT_TOP 15.0
+#define FIT_SCALES 63.0              // largest stored scale and offset
+#elif QTYPE == Q5_K
+#define FIT_COUNT 32u
+#define FIT_TOP 31.0
+#define FIT_SCALES 63.0
+#elif QTYPE == Q2_K
+#define FIT_COUNT 16u
+#define FIT_TOP 3.0
+#define FIT_SCALES 15.0
+#elif QTYPE == Q6_K
+#define FIT_COUNT 16u
+#define FIT_LOW (-32.0)
+#define FIT_TOP 31.0
+#define FIT_SCALES 128.0             // stored scales are -128..127
+#elif QTYPE == Q3_K
+#define FIT_COUNT 16u
+#define FIT_LOW (-4.0)
+#define FIT_TOP 3.0
+#define FIT_SCALES 32.0
+#endif
+#endif
+
+#if Q_SUPER && Q_MIN
+// What a fit x ~ scale * level + low, with low <= 0, of some weights has found.
 struct Affine {
     float scale, low;
 };
 
-float affine_level(float x, Affine f) { return f.scale > 0.0 ? clamp(nearest((x - f.low) / f.scale), 0.0, 15.0) : 0.0; }
+float affine_level(float x, Affine f) {
+    return f.scale > 0.0 ? clamp(nearest((x - f.low) / f.scale), 0.0, FIT_TOP) : 0.0;
+}
 
-float affine_error(float v[32], Affine f) {
+float affine_error(float v[FIT_COUNT], Affine f) {
     float e = 0.0;
     float inverse = f.scale > 0.0 ? 1.0 / f.scale : 0.0;
-    [[unroll]] for (uint i = 0u; i < 32u; i++) {
-        float r = f.scale * clamp(nearest((v[i] - f.low) * inverse), 0.0, 15.0) + f.low - v[i];
+    [[unroll]] for (uint i = 0u; i < FIT_COUNT; i++) {
+        float x = v[i], r = f.scale * clamp(nearest((x - f.low) * inverse), 0.0, FIT_TOP) + f.low - x;
         e += r * r;
     }
     return e;
 }
 
-// The best scale and offset for the levels that `start` gives: the normal equations of 32 points.
-Affine affine_refit(float v[32], Affine start) {
+// The best scale and offset for the levels that `start` gives: the normal equations of all points.
+Affine affine_refit(float v[FIT_COUNT], Affine start) {
     float q1 = 0.0, q2 = 0.0, x1 = 0.0, qx = 0.0, inverse = 1.0 / start.scale;
-    [[unroll]] for (uint i = 0u; i < 32u; i++) {
-        float q = clamp(nearest((v[i] - start.low) * inverse), 0.0, 15.0);
+    [[unroll]] for (uint i = 0u; i < FIT_COUNT; i++) {
+        float x = v[i], q = clamp(nearest((x - start.low) * inverse), 0.0, FIT_TOP);
         q1 += q;
         q2 += q * q;
-        x1 += v[i];
-        qx += q * v[i];
+        x1 += x;
+        qx += q * x;
     }
-    float det = 32.0 * q2 - q1 * q1;
+    float n = float(FIT_COUNT), det = n * q2 - q1 * q1;
     Affine f = Affine(0.0, 0.0);
-    if (det > 0.0) f = Affine((32.0 * qx - x1 * q1) / det, (q2 * x1 - q1 * qx) / det);
+    if (det > 0.0) f = Affine((n * qx - x1 * q1) / det, (q2 * x1 - q1 * qx) / det);
     if (f.low > 0.0 || det <= 0.0) f = Affine(q2 > 0.0 ? qx / q2 : 0.0, 0.0);
     return f;
 }
 
-Affine affine_fit(float v[32]) {
+Affine affine_fit(float v[FIT_COUNT]) {
     float low = 0.0, high = v[0];
-    [[unroll]] for (uint i = 0u; i < 32u; i++) {
+    [[unroll]] for (uint i = 0u; i < FIT_COUNT; i++) {
         low = min(low, v[i]);
         high = max(high, v[i]);
     }
-    Affine best = Affine(max(high - low, 0.0) / 15.0, low);
+    Affine best = Affine(max(high - low, 0.0) / FIT_TOP, low);
     if (best.scale == 0.0) return best;                  // all weights are the same value, not above 0
     float range = high - low, least = affine_error(v, best);
     for (int step = -12; step <= 24; step++) {           // from spending levels beyond the range to cutting it off
-        Affine f = affine_refit(v, Affine(range / (15.0 + 0.1 * float(step)), low));
+        Affine f = affine_refit(v, Affine(range / (FIT_TOP + 0.1 * float(step)), low));
         if (f.scale <= 0.0) continue;
         f = affine_refit(v, f);
         if (f.scale <= 0.0) continue;
@@ -70,38 +100,56 @@ Affine affine_fit(float v[32]) {
     return best;
 }
 
-// Levels -32..31 of weights first..first+15, x ~ scale * level.
-float signed_level(float x, float inverse) { return clamp(nearest(x * inverse), -32.0, 31.0); }
+// The stored scale and offset for a fit in units of d and m: those beside the rounded ones may fit the weights better.
+vec2 affine_stored(float v[FIT_COUNT], Affine f, float d, float m) {
+    vec2 start = vec2(d > 0.0 ? nearest(f.scale / d) : 0.0, m > 0.0 ? nearest(-f.low / m) : 0.0), best = start;
+    float least = 3.4e38;
+    for (float ds = -2.0; ds <= 2.0; ds += 1.0)
+        for (float dl = -2.0; dl <= 2.0; dl += 1.0) {
+            vec2 at = clamp(start + vec2(ds, dl), 0.0, FIT_SCALES);
+            float e = affine_error(v, Affine(d * at.x, -m * at.y));
+            if (e < least) {
+                least = e;
+                best = at;
+            }
+        }
+    return best;
+}
+#endif
 
-float signed_error(float v[32], uint first, float scale) {
+#if Q_SUPER && !Q_MIN
+// Levels without an offset, x ~ scale * level.
+float signed_level(float x, float inverse) { return clamp(nearest(x * inverse), FIT_LOW, FIT_TOP); }
+
+float signed_error(float v[FIT_COUNT], float scale) {
     float e = 0.0, inverse = scale != 0.0 ? 1.0 / scale : 0.0;
-    [[unroll]] for (uint i = 0u; i < 16u; i++) {
-        float r = scale * signed_level(v[first + i], inverse) - v[first + i];
+    [[unroll]] for (uint i = 0u; i < FIT_COUNT; i++) {
+        float r = scale * signed_level(v[i], inverse) - v[i];
         e += r * r;
     }
     return e;
 }
 
-float signed_refit(float v[32], uint first, float scale) {
+float signed_refit(float v[FIT_COUNT], float scale) {
     float q2 = 0.0, qx = 0.0, inverse = 1.0 / scale;
-    [[unroll]] for (uint i = 0u; i < 16u; i++) {
-        float q = signed_level(v[first + i], inverse);
+    [[unroll]] for (uint i = 0u; i < FIT_COUNT; i++) {
+        float q = signed_level(v[i], inverse);
         q2 += q * q;
-        qx += q * v[first + i];
+        qx += q * v[i];
     }
     return q2 > 0.0 ? qx / q2 : 0.0;
 }
 
-float signed_fit(float v[32], uint first) {
+float signed_fit(float v[FIT_COUNT]) {
     float most = 0.0;
-    [[unroll]] for (uint i = 0u; i < 16u; i++) most = abs(v[first + i]) > abs(most) ? v[first + i] : most;
+    [[unroll]] for (uint i = 0u; i < FIT_COUNT; i++) most = abs(v[i]) > abs(most) ? v[i] : most;
     if (most == 0.0) return 0.0;
-    float best = most / -32.0, least = signed_error(v, first, best);
-    for (int step = -16; step <= 16; step++) {           // the largest weight near -32, then near 31
-        float levels = step <= 0 ? -32.0 - 0.12 * float(step + 8) : 31.0 + 0.12 * float(step - 8);
-        float s = signed_refit(v, first, most / levels);
+    float best = most / FIT_LOW, least = signed_error(v, best);
+    for (int step = -16; step <= 16; step++) {           // the largest weight near the lowest level, then the highest
+        float levels = step <= 0 ? FIT_LOW - 0.12 * float(step + 8) : FIT_TOP + 0.12 * float(step - 8);
+        float s = signed_refit(v, most / levels);
         if (s == 0.0) continue;
-        float e = signed_error(v, first, s);
+        float e = signed_error(v, s);
         if (e < least) {
             least = e;
             best = s;
@@ -109,3 +157,17 @@ float signed_fit(float v[32], uint first) {
     }
     return best;
 }
+
+// The stored scale in units of d; as affine_stored.
+float signed_stored(float v[FIT_COUNT], float own, float d) {
+    float s0 = d != 0.0 ? nearest(own / d) : 0.0, best = clamp(s0, -FIT_SCALES, FIT_SCALES - 1.0), least = 3.4e38;
+    for (float ds = -2.0; ds <= 2.0; ds += 1.0) {
+        float at = clamp(s0 + ds, -FIT_SCALES, FIT_SCALES - 1.0), e = signed_error(v, d * at);
+        if (e < least) {
+            least = e;
+            best = at;
+        }
+    }
+    return best;
+}
+#endif

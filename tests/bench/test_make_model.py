@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import make_model, mixtures, synthetic_vocab
+from bench import make_model, synthetic_vocab
 from flux_vk.cli import random_blocks
 from flux_vk.errors import InputError
 from flux_vk.formats import blocks
@@ -19,12 +19,8 @@ from flux_vk.text import ChatTemplate, Tokenizer
 
 def counts(shape: str, file_type: str, **more: bool) -> dict[str, int]:
     """Matrices by type, as the plan for a file has them."""
-    s = make_model.SHAPES[shape]
     found: dict[str, int] = {}
-    for name, dims in make_model.matrices(s):
-        kind = mixtures.tensor_type(
-            file_type, name, dims[1], s.layers, gqa=s.heads // s.kv_heads, tied=s.tied, **more
-        )
+    for kind in make_model.matrix_types(make_model.SHAPES[shape], file_type, **more).values():
         found[kind] = found.get(kind, 0) + 1
     return found
 

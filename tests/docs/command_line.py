@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "command-line.md"
-COMMANDS = ("run", "info", "bench", "flux", "train")
+COMMANDS = ("run", "info", "bench", "quantize", "flux", "train")
 END = "<!-- end of the table -->"
 
 

@@ -219,7 +219,7 @@ def test_the_index_is_that_of_the_sources(repo_root: Path) -> None:
 def test_real_contracts_are_complete(name: str, repo_root: Path) -> None:
     c = kernels.contract(name)
     assert c.summary.endswith(".") and "\n" not in c.summary
-    assert 0 <= c.nmse <= (5e-4 if name != "quantize" else 0.02)  # quantising loses more than any arithmetic
+    assert 0 <= c.nmse <= (5e-4 if name != "quantize" else 0.1)  # quantising loses more than any arithmetic
     assert any(b.writes for b in c.bindings)
     assert all((repo_root / "shaders" / v.shader).exists() for v in c.variants)
     values: dict[str, int | float] = dict.fromkeys(c.symbols, 64)
