@@ -50,6 +50,8 @@ def parsers(command: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
     for action in inner:
         for name, sub in action.choices.items():
             yield f"{command} {name}", sub
+    if command == "train":  # takes a model or the word `merge`, so its parser knows of no subcommands
+        yield "train merge", importlib.import_module("flux_vk.cli.train.merge").parser()
 
 
 def rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
