@@ -190,7 +190,7 @@ def prepare(
     arrays: dict[str, Array] = {}
     buffers: dict[str, Buffer] = {}
     for b in c.bindings:
-        if b.optional:
+        if b.optional or b.same_as:
             continue
         shape = tuple(int(expressions.evaluate(e, env)) for e in b.shape)
         dtype = types.get(b.name, b.type)

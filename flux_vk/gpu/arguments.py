@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .device import BaseDevice
 
 Number = int | float
+TEXEL = 16  # bytes
 WINDOW = 64  # windows begin at multiples of this many rows where they are large enough
 
 MOST_TEMPLATES = 4096  # calls remembered a device
@@ -87,7 +88,7 @@ def build(
         env.setdefault(name, default)
     symbols = solve_symbols(c, buffers, env)
     env.update(symbols)
-    left_out = frozenset(b.name for b in c.bindings if b.name not in buffers)
+    left_out = frozenset(b.name for b in c.bindings if (b.same_as or b.name) not in buffers)
     for b in c.bindings:
         if b.optional:
             env.setdefault(f"has_{b.name}", int(b.name not in left_out))
@@ -103,13 +104,15 @@ def build(
             symbol = c.binding(c.window.binding).shape[0]
             values[symbol] = window.shape[0]
             values[c.window.push] = env.get(c.window.push, 0) + first
+        bound.update({b.name: bound[b.same_as] for b in c.bindings if b.same_as})
         dispatch = _one(device, c, chosen, bound, left_out, values, indirect)
         if dispatch is not None:
             made.append(dispatch)
     if key is not None and len(windows) == len(made) == 1:
         if len(device.templates) >= MOST_TEMPLATES:
             device.templates.clear()
-        names = [b.name if b.name in buffers else None for b in c.bindings]
+        shared = [b.same_as or b.name for b in c.bindings]
+        names = [name if name in buffers else None for name in shared]
         device.templates[key] = _Template(replace(made[0], buffers={}, indirect=None), names)
     return made
 
@@ -161,7 +164,7 @@ def _check_place(device: BaseDevice, c: Contract, name: str, buffer: Buffer) -> 
 
 
 def _split(c: Contract, args: Mapping[str, Any]) -> tuple[dict[str, Buffer], dict[str, Number]]:
-    bindings = {b.name for b in c.bindings}
+    bindings = {b.name for b in c.bindings if not b.same_as}
     scalars = {*c.symbols, *(p.name for p in c.push), *(s.name for s in c.spec), *c.cost_arguments}
     buffers: dict[str, Buffer] = {}
     numbers: dict[str, Number] = {}
@@ -179,7 +182,7 @@ def _split(c: Contract, args: Mapping[str, Any]) -> tuple[dict[str, Buffer], dic
                 f"{c.name}: no argument {name!r}; it has buffers {', '.join(sorted(bindings))} and scalars "
                 f"{', '.join(sorted(scalars)) or 'none'}"
             )
-    missing = [b.name for b in c.bindings if b.name not in buffers and not b.optional]
+    missing = [b.name for b in c.bindings if (b.same_as or b.name) not in buffers and not b.optional]
     if missing:
         raise ArgumentError(f"{c.name}: buffer {missing[0]!r} is missing")
     return buffers, numbers
@@ -203,7 +206,15 @@ def _number(c: Contract, name: str, value: Any) -> Number:
 
 
 def _choose(device: BaseDevice, c: Contract, buffers: Mapping[str, Buffer]) -> Variant:
-    return kernels.choose(c, {n: b.dtype for n, b in buffers.items()}, device.features, device.family)
+    """The variant for these buffers; a texel buffer is made of whole texels, so others are read as storage buffers."""
+    dtypes = {n: b.dtype for n, b in buffers.items()}
+    chosen = kernels.choose(c, dtypes, device.features, device.family)
+    texels = c.texel_mask(chosen.shader)
+    for i, b in enumerate(c.bindings):
+        held = buffers.get(b.same_as or b.name)
+        if texels >> i & 1 and held is not None and held.nbytes % TEXEL:
+            return kernels.choose(c, dtypes, device.features - {"texel_buffers"}, device.family)
+    return chosen
 
 
 def _windows(device: BaseDevice, c: Contract, buffers: Mapping[str, Buffer]) -> list[tuple[Buffer | None, int]]:

@@ -32,7 +32,7 @@ def _checked(name: str, heads: int, kv_heads: int, head_dim: int) -> None:
 def shape_for(device: BaseDevice, kernel: str, rows: int, heads: int, kv_heads: int, head_dim: int) -> dict[str, Any]:
     """Variant and constants of one of the three kernels on this device. The rows of a workgroup decide no bits.
 
-    On CPU drivers eight lanes; else tiles with as many rows as registers hold, fewer where few workgroups would be left.
+    On CPU drivers eight lanes; else tiles with as many rows as registers hold, fewer where few tiles would be left.
     Raises ArgumentError where a CPU driver would end the kernel's loops too early (Mesa's llvmpipe counts them).
     """
     lanes = device.family == "cpu" and int(device.limits["subgroup_size"]) >= LANES

@@ -36,6 +36,7 @@ class Binding:
     optional: bool = False
     elements: str | None = None  # the fewest the kernel touches, where the shape alone does not say it
     coherent: bool = False  # workgroups of one dispatch read what others of it wrote
+    same_as: str | None = None  # the binding whose buffer this one has too, so that it can be read in another way
 
     @property
     def reads(self) -> bool:
@@ -171,7 +172,7 @@ def load(path: Path) -> Contract:
 
 _KEYS = {
     "": "name shader summary source symbols bindings push spec workgroup dispatch cost tolerance variants window",
-    "bindings": "name access type shape glsl glsl_in optional elements coherent",
+    "bindings": "name access type shape glsl glsl_in optional elements coherent same_as",
     "push": "name type value default",
     "spec": "name type default choices",
     "workgroup": "size",
@@ -202,7 +203,7 @@ def _build(d: dict[str, Any]) -> Contract:
             glsl=dict(b.get("glsl", {})) or {b["name"]: GLSL_SCALAR.get(b["type"], "uint")},
             glsl_in={shader: dict(views) for shader, views in b.get("glsl_in", {}).items()},
             optional=bool(b.get("optional", False)), elements=b.get("elements"),
-            coherent=bool(b.get("coherent", False)),
+            coherent=bool(b.get("coherent", False)), same_as=b.get("same_as"),
         )
         for b in d["bindings"]
     )  # fmt: skip
@@ -285,6 +286,9 @@ def _check_bindings(c: Contract) -> None:
             raise ContractError(f"binding {b.name}: type * needs an entry in the `types` of every variant")
         if b.access not in ("read", "write", "read_write"):
             raise ContractError(f"binding {b.name}: access {b.access!r}, expected read, write or read_write")
+        other = next((o for o in c.bindings if o.name == b.same_as), None)
+        if b.same_as and (other is None or other.same_as or other.optional or b.writes or b.type != other.type):
+            raise ContractError(f"binding {b.name}: same_as names {b.same_as!r}; it must be read only, of the type of another")
         for shader in b.glsl_in:
             if shader not in {v.shader for v in c.variants}:
                 raise ContractError(f"binding {b.name}: glsl_in names {shader!r}, which is the shader of no variant")

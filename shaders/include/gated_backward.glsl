@@ -1,5 +1,5 @@
 // Body of the gated activations' gradients, in place: gate becomes g * up * act'(gate), up becomes g * act(gate).
-// SLOPE(x, y) is act'(x), given y = act(x). Four elements an invocation.
+// SLOPE(x, y) is act'(x), given y = act(x); X4(i) and G4(i) load a vector. Four elements an invocation.
 
 void gated_backward() {
     uint i = gl_GlobalInvocationID.x;
@@ -7,7 +7,7 @@ void gated_backward() {
         if (p.F % 4u == 0u) {
             uint n = p.F / 4u, at = row * 2u * n + i;
             if (i < n) {
-                vec4 gate = x4[at], up = x4[at + n], d = g4[row * n + i];
+                vec4 gate = X4(at), up = X4(at + n), d = G4(row * n + i);
                 vec4 y = ACTIVATION(gate);
                 x4[at] = d * up * SLOPE(gate, y);
                 x4[at + n] = d * y;

@@ -182,15 +182,26 @@ def test_refuses_heads_that_do_not_fit(device: Device, change: dict[str, int], m
 
 
 def test_rows_of_a_workgroup_decide_no_bits(device: Device, rng: np.random.Generator) -> None:
-    """Of the form for GPUs."""
+    """Of the form for GPUs, kernel by kernel; the columns of dqk and dqkv that are another kernel's stay."""
     size = Size((70, 9), 1, 2, 1, 32, window=50)
     given = data(rng, size)
-    inputs = {name: given[name] for name in ("qk", "qkv", "first")}
-    out = {"y": (given["dy"].shape, "f32"), "lse": ((size.rows, 2), "f32")}
-    numbers = {"heads": 2, "kv_heads": 1, "HEAD_DIM": 32, "scale": 0.2, "window": 50}
-    found = [run_kernel(device, "attention_train", inputs, out, variant="tile", OWN=n, **numbers) for n in (16, 32, 64)]
-    for other in found[1:]:
-        np.testing.assert_array_equal(other["y"], found[0]["y"])
+    numbers: dict[str, Any] = {"heads": 2, "kv_heads": 1, "HEAD_DIM": 32, "scale": 0.2, "window": 50}
+    state = (given["qk"], given["qkv"], given["first"])
+    y, lse = reference.attention_train(*state, heads=2, kv_heads=1, head_dim=32, scale=0.2, window=50)
+    delta = reference.attention_delta(y, given["dy"], heads=2, head_dim=32)
+    given |= {"lse": lse.astype(np.float32), "delta": delta.astype(np.float32)}
+    given |= {"dqk": np.full_like(given["qk"], 7), "dqkv": np.full_like(given["qkv"], 7)}
+    outputs = {"y": (given["dy"].shape, "f32"), "lse": ((size.rows, 2), "f32")}
+    for kernel in ("attention_train", "attention_back_q", "attention_back_kv"):
+        out = outputs if kernel == "attention_train" else {}
+        names = {b.name for b in kernels.contract(kernel).bindings} - set(out)
+        inputs = {name: a for name, a in given.items() if name in names}
+        runs = [run_kernel(device, kernel, inputs, out, variant="tile", OWN=n, **numbers) for n in (16, 32, 64)]
+        for name, a in runs[0].items():
+            np.testing.assert_array_equal(runs[1][name], a)
+            np.testing.assert_array_equal(runs[2][name], a)
+            assert kernel != "attention_back_q" or (a[:, 64:] == 7).all()
+            assert kernel != "attention_back_kv" or (a[:, :64] == 7).all()
 
 
 def test_refuses_what_a_cpu_driver_would_cut_short(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flux_vk.cli.bench_cases import MAX_ELEMENTS, Array, Case, Check, Prepared, Sizes, dispatch, plain, prepare, same
+from flux_vk.cli.bench_cases import (
+    MAX_ELEMENTS,
+    Array,
+    Buffers,
+    Case,
+    Check,
+    Prepared,
+    Sizes,
+    dispatch,
+    plain,
+    prepare,
+    same,
+)
 from flux_vk.gpu import Chain, kernels, norm_rope_train
 from flux_vk.gpu.attention_train import attention_forward, shape_for
 from flux_vk.gpu.reference import reference
@@ -40,8 +52,11 @@ def cases(sizes: Sizes, rows: list[int], types: list[str], context: int) -> Iter
 
 def _norm(s: Sizes, rows: int, device: Device, rng: np.random.Generator) -> Prepared:
     made = prepare(device, rng, "rms_norm_backward", {"R": rows, "D": s.dim, "eps": 1e-5, "accumulate": 0}, {}, {})
-    given: dict[str, Any] = {"eps": 1e-5}
-    return replace(made, append=lambda chain, b: norm_rope_train.rms_norm_backward(chain, **b, **given))
+
+    def append(chain: Chain, b: Buffers) -> object:
+        return norm_rope_train.rms_norm_backward(chain, x=b["x"], w=b["w"], g=b["g"], dx=b["dx"], eps=1e-5)
+
+    return replace(made, append=append)
 
 
 def _rope(s: Sizes, rows: int, kernel: str, device: Device, rng: np.random.Generator) -> Prepared:

@@ -49,7 +49,7 @@ def _inputs(kernel: str, values: dict[str, Any], rng: np.random.Generator) -> In
     c = kernels.contract(kernel)
     made: Inputs = {}
     for b in c.bindings:
-        if not b.reads:
+        if not b.reads or b.same_as:
             continue
         shape = tuple(2 * values["F"] if e == "2*F" else int(values.get(e, 0) or e) for e in b.shape)
         if b.name in ("ids", "labels"):
