@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..gpu.attention_train import attention_backward, attention_forward
 from ..gpu.matmul import matmul
 from ..gpu.matmul_backward import matmul_backward
+from ..gpu.norm_rope_train import qk_rope, qk_rope_backward, rms_norm_backward
 from .adapted import Adapted, Pair
 from .gradients import Gradients
 
@@ -141,7 +142,7 @@ class TrainStep:
         heads: dict[str, Any] = {"heads": cfg.n_heads, "kv_heads": cfg.n_kv_heads, "head_dim": cfg.head_dim}
         turn: dict[str, Any] = {
             "pos": rows.pos, "turns": table.turns, "n_rot": rope.n_rot, "mscale": table.mscale, "eps": cfg.norm_eps,
-            "NEOX": int(rope.neox), **heads,
+            "neox": rope.neox, **heads,
         }  # fmt: skip
         if cfg.qk_norm:
             turn["qnorm"] = self.weights[f"blk.{i}.attn_q_norm.weight"]
@@ -149,7 +150,7 @@ class TrainStep:
         rule: dict[str, Any] = {"scale": cfg.attn_scale, "softcap": cfg.attn_softcap, "window": layer.window, **heads}
         qk = self.new(rows.count, cfg.q_width + cfg.kv_width)
         y, lse = self.new(rows.count, cfg.q_width), self.new(rows.count, cfg.n_heads)
-        self.chain.qk_rope(qkv=qkv, qk=qk, **turn)
+        qk_rope(self.chain, qkv=qkv, qk=qk, **turn)
         attention_forward(self.chain, qk=qk, qkv=qkv, first=rows.first, y=y, lse=lse, **rule)
 
         def back(g: Buffer) -> None:
@@ -158,7 +159,7 @@ class TrainStep:
                 self.chain, qk=qk, qkv=qkv, first=rows.first, last=rows.last, y=y, lse=lse, dy=g, dqk=dqk, dqkv=dqkv,
                 **rule,
             )  # fmt: skip
-            self.chain.qk_rope_backward(qkv=qkv, dqk=dqk, dqkv=dqkv, **turn)
+            qk_rope_backward(self.chain, qkv=qkv, dqk=dqk, dqkv=dqkv, **turn)
             self.grads.give(qkv, dqkv)
 
         self._later((qkv,), y, back)
@@ -233,7 +234,7 @@ class TrainStep:
 
     def _norm_back(self, x: Buffer, w: Buffer, g: Buffer) -> None:
         dx, accumulate = self.grads.into(x)
-        self.chain.rms_norm_backward(x=x, w=w, g=g, dx=dx, eps=self.cfg.norm_eps, accumulate=int(accumulate))
+        rms_norm_backward(self.chain, x=x, w=w, g=g, dx=dx, eps=self.cfg.norm_eps, accumulate=int(accumulate))
 
     def _gated(self, x: Buffer, kernel: str) -> Buffer:
         y = self.new(x.shape[0], x.shape[1] // 2)
