@@ -189,7 +189,7 @@ class _Reader:
         return pairs, {weight: alpha for weight, alpha in alphas.items() if alpha != self.config.alpha}
 
     def place(self, name: str) -> tuple[str, str, str]:
-        """GGUF name of the weight, full name of the module, "A" or "B"."""
+        """GGUF name of the weight, full name of the module as in the file, "A" or "B"."""
         found = _NAME.fullmatch(name)
         if found is None:
             raise AdapterError(
@@ -197,14 +197,14 @@ class _Reader:
                 f"(...layers.N.self_attn.q_proj.lora_A.weight), no embeddings, biases, DoRA or saved modules"
             )
         half = found["half"].upper()
+        full = name.removeprefix("base_model.model.").partition(".lora_")[0]
         if found["head"]:
-            return "output.weight", "lm_head", half
-        layer, module = int(found["layer"]), found["module"]
+            return "output.weight", full, half
         try:
-            part = gguf_part(self.arch, module)
+            part = gguf_part(self.arch, found["module"])
         except AdapterError as error:
             raise AdapterError(f"{self.path}: tensor {name}: {error}") from None
-        return f"blk.{layer}.{part}.weight", f"model.layers.{layer}.{found['block']}.{module}", half
+        return f"blk.{int(found['layer'])}.{part}.weight", full, half
 
     def pair(self, weight: str, module: str, halves: dict[str, tuple[str, F32Array]]) -> LoraPair:
         for half in ("A", "B"):

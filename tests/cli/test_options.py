@@ -45,6 +45,7 @@ from flux_vk.decode import SamplingParams
         (["-p", "x", "--logprobs", "21"], "--logprobs"),
         (["-p", "x", "--kv-type", "q8"], "--kv-type"),
         (["-p", "x", "--stop", ""], "--stop"),
+        (["-p", "x", "--lora", ""], "--lora"),
         (["-p", "x", "--grammar", ""], "--grammar"),
         (["-p", "x", "--grammar", "a", "--json-schema", "b"], "--json-schema"),
         (["-p", "x", "--device", ""], "--device"),
@@ -80,7 +81,7 @@ def test_everything_given_arrives() -> None:
         "m.gguf -f - -n 5 -c 64 -t 0.5 --top-k 3 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.1 "
         "--frequency-penalty -0.5 --presence-penalty 0.25 --repeat-last-n 8 --seed 18446744073709551615 --logprobs 2 "
         "--device 1 --chat --system s --stop a --stop b --json --quiet --profile --kv-type f32 "
-        "--context-shift --debug".split()
+        "--context-shift --debug --lora a/ --lora b.gguf:0.5".split()
     )
     assert options.sampling == {
         "temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "repeat_penalty": 1.1, "repeat_last_n": 8,
@@ -88,6 +89,7 @@ def test_everything_given_arrives() -> None:
     }  # fmt: skip
     assert (options.file, options.max_tokens, options.context, options.kv_type) == ("-", 5, 64, "f32")
     assert options.stop == ("a", "b") and options.chat and options.system == "s" and options.device == "1"
+    assert options.lora == ("a/", "b.gguf:0.5")
     assert options.json and options.quiet and options.profile and options.context_shift and options.debug
 
 

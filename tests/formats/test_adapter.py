@@ -119,6 +119,21 @@ def test_rslora_and_alphas_of_their_own_become_scales(tmp_path: Path, rng: np.ra
     assert_same(read_adapter(tmp_path / "p"), adapter)
 
 
+def test_patterns_match_the_whole_name_or_its_end(tmp_path: Path) -> None:
+    """PEFT's rule, with the names that the file has (here those of a model with a tower for pictures beside it)."""
+    plain = q_tensors(layers=(0, 1))
+    tensors = {name.replace("model.layers", "model.language_model.layers"): plain[name] for name in plain}
+    for pattern, alphas in (
+        ("q_proj", [3.0, 3.0]),
+        ("1.self_attn.q_proj", [8.0, 3.0]),
+        ("^model.language_model.layers.0.self_attn.q_proj", [3.0, 8.0]),
+        ("^self_attn.q_proj", [8.0, 8.0]),
+        ("_proj", [8.0, 8.0]),
+    ):
+        found = read_adapter(peft_folder(tmp_path, tensors, alpha_pattern={pattern: 3}), arch="gemma3")
+        assert [4 * found.scale(f"blk.{i}.attn_q.weight") for i in (0, 1)] == alphas
+
+
 def test_alpha_that_is_zero_or_absent_means_scale_one(tmp_path: Path) -> None:
     keys = {"general.architecture": Value("str", "llama"), "general.type": Value("str", "adapter")}
     keys["adapter.type"] = Value("str", "lora")

@@ -71,6 +71,13 @@ def test_shared_contexts(tmp_path: Path, family: str) -> None:
     run_under_layer(tmp_path, "-m", "pytest", *options, FLUX_VK_FAMILY=family, FLUX_VK_PREFILL="exact").check()
 
 
+@pytest.mark.parametrize("family", ["cpu", "gpu"])
+def test_adapters(tmp_path: Path, family: str) -> None:
+    """Products that add to rows in place, behind others that wrote them."""
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/models/test_lora_step.py")
+    run_under_layer(tmp_path, "-m", "pytest", *options, "-k", "equals_merged and llama", FLUX_VK_FAMILY=family).check()
+
+
 def test_every_kernel_is_covered() -> None:
     """A kernel without a test of its own would not be looked at here."""
     from flux_vk.gpu import kernels
