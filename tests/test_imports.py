@@ -38,6 +38,7 @@ OPTIONAL = {
     "flux_vk/cli/bench_plots.py": {"matplotlib"},
     "flux_vk/text/grammar.py": {"llguidance"},
     "flux_vk/text/matching.py": {"llguidance"},
+    "flux_vk/train/plot.py": {"matplotlib"},
     "flux_vk/cli/peer_worker.py": {"xllamacpp", "llama_cpp"},
 }
 

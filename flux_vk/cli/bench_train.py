@@ -127,9 +127,7 @@ def random_batch(base: Base, setup: Setup) -> MicroBatch:
 
 
 def _engine(base: Base, setup: Setup) -> Engine:
-    return Engine(
-        base, setup.lora, setup.tokens, rules=setup.rules, recompute=setup.recompute, seed=setup.seed
-    )
+    return Engine(base, setup.lora, setup.tokens, rules=setup.rules, recompute=setup.recompute, seed=setup.seed)
 
 
 def _step(engine: Engine, batch: MicroBatch, number: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flux_vk.errors import InputError
-from flux_vk.train.order import permutation
+from flux_vk.gpu.reference.shuffle import permutation
 
 Ids = npt.NDArray[np.uint32]
 

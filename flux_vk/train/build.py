@@ -6,7 +6,7 @@ Not for: the kernels of a layer (step.py) and the optimiser (engine.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..gpu.dead import drop_dead
 from ..models.registry import architecture
@@ -39,7 +39,7 @@ def build_train_step(
     recompute: keep only each layer's input and run the layer's forward part again in front of its backward part
     (Chen et al. 2016, arXiv 1604.06174): less memory, about a third more work.
     """
-    layer = architecture(cfg.arch).layer
+    layer = cast("Layer", architecture(cfg.arch).layer)  # written for models.step.Step, whose vocabulary this is
     start = len(chain)
     step = TrainStep(chain, cfg, weights, rows, pairs, dropout, tape=[] if backward and not recompute else None)
     chain.scope("forward")

@@ -6,7 +6,6 @@ Not for: which batches and rates come next (trainer.py), or what a chain holds (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..gpu import Chain
+from ..gpu.optimizer import KNOBS, STATS, adamw, gradient_stats, pack_knobs, sgd
 from .adapted import Pair
 from .base import Base
 from .batches import MicroBatch
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ..gpu.record import Recorded
 
 INPUTS = ("ids", "pos", "first", "last", "labels")
-PART = 4096 * 64
 
 
 @dataclass(frozen=True)
@@ -76,15 +75,14 @@ class Engine:
         self.micro = 0
         dev, size = self.device, self.layout.size
         self.inputs = {name: dev.host((self.max_rows,), "u32") for name in INPUTS}
-        self.counter, self.knobs = dev.host((4,), "u32"), dev.host((16,), "f32")
-        self.stats, self.total = dev.host((4,), "f32"), dev.host((1,), "f32")
+        self.counter, self.knobs = dev.host((4,), "u32"), dev.host((KNOBS,), "f32")
+        self.stats, self.total = dev.host((STATS,), "f32"), dev.host((1,), "f32")
         self.loss = dev.empty((self.max_rows,))
         self.params, self.grads, self.m = dev.zeros((size,)), dev.zeros((size,)), dev.zeros((size,))
         self.v = dev.zeros((size,)) if self.rules.optim == "adamw" else None
         self.params.write(initial(self.layout, seed) if start is None else start)
         self.pairs = {name: self._pair(site) for name, site in self.layout.sites.items()}
         self._recorded: dict[tuple[int, str], Recorded] = {}
-        self._write_rules()
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -184,26 +182,12 @@ class Engine:
         return chain
 
     def _add_update(self, chain: Chain) -> None:
-        pieces = list(self._pieces())
-        counts = [parts_of(stop - start) for start, stop in pieces]
-        parts = chain.scratch((sum(counts),))
-        at = 0
-        for (start, stop), n in zip(pieces, counts, strict=True):
-            chain.grad_norm(g=self.grads.rows(start, stop), parts=parts.rows(at, at + n))
-            at += n
-        chain.grad_clip(parts=parts, knobs=self.knobs, stats=self.stats)
-        for start, stop in pieces:
-            flat = {"params": self.params, "grads": self.grads, "m": self.m}
-            if self.v is not None:
-                flat["v"] = self.v
-            views = {name: b.rows(start, stop) for name, b in flat.items()}
-            chain.dispatch(self.rules.optim, knobs=self.knobs, stats=self.stats, **views)
-
-    def _pieces(self) -> Iterator[tuple[int, int]]:
-        """The flat arrays in ranges that the device can bind, whole parts of the norm each."""
-        most = max(PART, self.device.max_range // 4 // PART * PART)
-        for start in range(0, self.layout.size, most):
-            yield start, min(start + most, self.layout.size)
+        state = {"params": self.params, "grads": self.grads, "m": self.m, "knobs": self.knobs, "stats": self.stats}
+        gradient_stats(chain, grads=self.grads, knobs=self.knobs, stats=self.stats)
+        if self.v is not None:
+            adamw(chain, v=self.v, **state)
+        else:
+            sgd(chain, **state)
 
     def _run(self, batch: MicroBatch, kind: str) -> None:
         rows = len(batch.ids)
@@ -229,12 +213,9 @@ class Engine:
             self.lora.scale, site.number,
         )  # fmt: skip
 
-    def _write_rules(self) -> None:
-        r, knobs = self.rules, self.knobs.view()
-        knobs[[1, 4, 6, 7, 8, 9]] = r.weight_decay, r.clip, r.beta1, r.beta2, r.eps, r.momentum
-
     def _write_update(self, u: Update) -> None:
-        knobs = self.knobs.view()
-        knobs[0] = u.lr
-        knobs[2], knobs[3] = 1.0 - self.rules.beta1**u.step, 1.0 - self.rules.beta2**u.step
-        knobs[5] = 1.0 / max(u.counted, 1)
+        r = self.rules
+        self.knobs.view()[:] = pack_knobs(
+            lr=u.lr, step=u.step, inverse_count=1.0 / max(u.counted, 1), weight_decay=r.weight_decay, max_norm=r.clip,
+            betas=(r.beta1, r.beta2), eps=r.eps, momentum=r.momentum,
+        )  # fmt: skip

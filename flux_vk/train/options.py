@@ -114,9 +114,8 @@ class TrainOptions:
         return self.max_length
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` reads them back."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+        """Plain values for JSON, with absolute paths; `from_dict` reads them back."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "options") -> TrainOptions:
@@ -210,6 +209,12 @@ def read_experiments(path: Path, base: TrainOptions) -> tuple[Experiment, ...]:
 # -- the rules ------------------------------------------------------------------------------------------------------
 
 Rule = Callable[[str, Any], Any]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _wrong(name: str, found: object, expected: str) -> InputError:

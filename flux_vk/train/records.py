@@ -83,6 +83,8 @@ class Encoder:
 
     def completion(self, prompt: str, completion: str) -> Tokens:
         """The completion behind its prompt, each tokenised by itself, as it is when the model is asked."""
+        if not prompt:
+            return self.text(completion)
         head = self._begun(prompt)
         ids = self._ended(head + self.tokenizer.encode_inside(completion, parse_special=True))
         return Tokens(ids, [not self.mask_prompt] * len(head) + [True] * (len(ids) - len(head)))

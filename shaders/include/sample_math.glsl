@@ -3,6 +3,7 @@
 // that sums do not depend on the order of summation and every way to select gives the same token.
 
 #include "exp_bits.glsl"
+#include "log_pos.glsl"
 
 // Words of one slot's parameters; flux_vk/decode/state.py packs them in this order.
 const uint P_TOP_K = 0u;        // 0: off
@@ -38,17 +39,6 @@ float value_of(uint key) {
 
 // exp(x) for x <= 0, within 2 units in the last place; 0 below -30.
 float exp_neg(float x) { return x < -30.0 ? 0.0 : exp_bits(x); }
-
-// Natural logarithm of a normal positive float, relative error about 1e-7.
-float log_pos(float x) {
-    int b = floatBitsToInt(x);
-    int ex = (b - 0x3F3504F3) >> 23;
-    float m = intBitsToFloat(b - (ex << 23));
-    float s = (m - 1.0) / (m + 1.0);
-    float z = s * s;
-    float t = 2.0 * s * (1.0 + z * (0.333333333 + z * (0.2 + z * (0.142857143 + z * 0.111111111))));
-    return float(ex) * 0.693147181 + t;
-}
 
 // The mass of exp(d), d <= 0, as two parts of 20 bits (high, low): up to 2048 of each can be added in 32 bits.
 uvec2 mass_parts(float d) {

@@ -13,7 +13,7 @@ from tests.docs.pages import Block, Page, PageError, blocks, commands, matches
 
 PAGES = (
     "architecture", "quickstart", "library", "command-line", "sampling", "grammar", "flux", "agents", "flux-gpu",
-    "explain", "evolution", "quantize",
+    "explain", "evolution", "training", "quantize",
     "adding-a-kernel", "adding-an-architecture",
 )  # fmt: skip
 

@@ -20,7 +20,7 @@ from tests.docs.command_line import COMMANDS, PAGE, parser_of, written
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "models").glob("*.md"))]
-ROOMS = ("gpu", "formats", "text", "models", "flux", "decode", "engine", "cli")
+ROOMS = ("gpu", "formats", "text", "models", "flux", "decode", "engine", "train", "cli")
 IN_A_WHEEL = "flux_vk/demo/"
 # Variables of others that the pages may name.
 FOREIGN = {"VK_LOADER_DEBUG", "LP_NUM_THREADS", "LP_NATIVE_VECTOR_WIDTH", "XDG_CACHE_HOME", "GLSLANG_VALIDATOR"}

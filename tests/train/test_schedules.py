@@ -9,6 +9,7 @@ import pytest
 from flux_vk.errors import InputError
 from flux_vk.train.options import SCHEDULES, TrainOptions
 from flux_vk.train.schedules import Schedule
+from tests.train.golden_data import read_npz
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
@@ -57,3 +58,15 @@ def test_the_schedule_of_options() -> None:
     )
     with pytest.raises(InputError, match="schedule: found 'step'"):
         Schedule("step", 1.0, 10)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 5])
+@pytest.mark.parametrize("kind", [*SCHEDULES, "cosine-min"])
+def test_schedules_are_those_of_pytorch_training_loops(kind: str, warmup: int) -> None:
+    """Rates that transformers' schedules gave; how they were made: golden/README.md."""
+    golden = read_npz("schedules")
+    lowest = float(golden["lowest"]) if kind == "cosine-min" else 0.0
+    s = Schedule(kind.removesuffix("-min"), float(golden["peak"]), int(golden["total"]), warmup, lowest)
+    want = golden[f"{kind}/{warmup}"]
+    got = [s.rate(step) for step in range(len(want))]
+    assert got == pytest.approx(want.tolist(), rel=1e-6, abs=1e-12)

@@ -63,6 +63,7 @@ def test_completions(tmp_path: Path, mask: bool) -> None:
     assert taught == ("|" if mask else "hello") + " hello" + END
     e = encoder(spm=True, mask_prompt=True)  # the completion stands in the middle of a text: no space is put before it
     assert learned(tmp_path, e, {"prompt": "he", "completion": "llo"}) == ("<s> hello", "|llo</s>")
+    assert learned(tmp_path, e, {"prompt": "", "completion": "hello"}) == ("<s> hello", " hello</s>")
 
 
 def test_a_completion_that_ends_by_itself_gets_no_second_end(tmp_path: Path) -> None:

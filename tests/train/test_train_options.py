@@ -59,8 +59,10 @@ def test_targets() -> None:
 
 
 def test_options_survive_json() -> None:
-    o = TrainOptions(data=Path("a/b.jsonl"), target=("gate_proj",), seed=2**64 - 1, device="1", betas=(0.8, 0.99))
+    o = TrainOptions(data=Path("/a/b.jsonl"), target=("gate_proj",), seed=2**64 - 1, device="1", betas=(0.8, 0.99))
     assert TrainOptions.from_dict(json.loads(json.dumps(o.to_dict()))) == o
+    # A training may be resumed from another folder.
+    assert TrainOptions(data=Path("b.jsonl")).to_dict()["data"] == str(Path.cwd() / "b.jsonl")
 
 
 def test_a_file_of_options(tmp_path: Path) -> None:
