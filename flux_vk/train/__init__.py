@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .library import Trainer as Trainer
     from .lora import LoRA as LoRA
+    from .merging import merge as merge
     from .options import TrainOptions as TrainOptions
 
-_HOMES = {"LoRA": "lora", "TrainOptions": "options", "Trainer": "library"}
+_HOMES = {"LoRA": "lora", "TrainOptions": "options", "Trainer": "library", "merge": "merging"}
 __all__ = sorted(_HOMES)
 
 

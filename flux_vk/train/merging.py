@@ -61,8 +61,8 @@ def changes_of(f: GGUFFile, adapters: Sequence[Scaled]) -> dict[str, list[Change
         for name, pair in scaled.adapter.tensors.items():
             if name not in f.tensors:
                 raise InputError(
-                    f"{f.path}: an adapter changes {name}, which this file does not have (its token embedding serves as "
-                    "output too); expected a tensor of its own: use the adapter at run time"
+                    f"{f.path}: an adapter changes {name}, which this file does not have (its token embedding serves "
+                    "as output too); expected a tensor of its own: use the adapter at run time"
                 )
             scale = scaled.adapter.scale(name) * scaled.scale
             changes.setdefault(name, []).append(Change(pair.b, pair.a, scale))

@@ -15,6 +15,8 @@ from unittest import mock
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "command-line.md"
 COMMANDS = ("run", "info", "bench", "quantize", "flux", "train")
+FIRST_WORDS = {"train": ("merge",)}
+"""Commands whose first word may be one of these, with a parser of its own: flux_vk.cli.COMMAND.WORD.parser()."""
 END = "<!-- end of the table -->"
 
 
@@ -50,8 +52,8 @@ def parsers(command: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
     for action in inner:
         for name, sub in action.choices.items():
             yield f"{command} {name}", sub
-    if command == "train":  # takes a model or the word `merge`, so its parser knows of no subcommands
-        yield "train merge", importlib.import_module("flux_vk.cli.train.merge").parser()
+    for word in FIRST_WORDS.get(command, ()):
+        yield f"{command} {word}", importlib.import_module(f"flux_vk.cli.{command}.{word}").parser()
 
 
 def rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:

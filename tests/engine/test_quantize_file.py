@@ -96,7 +96,7 @@ def test_windows_change_nothing(device: Device, rng: np.random.Generator, source
 
 @pytest.mark.kernel
 def test_changes_of_odd_shapes(device: Device, rng: np.random.Generator) -> None:
-    """W + the sum of scale * b a, in windows, at rows that are no whole texels; changes of another shape are refused."""
+    """W + the sum of scale * b a, in windows, rows that are no whole texels; changes of another shape are refused."""
     n, k = 7, 33
     w = rng.standard_normal((n, k)).astype(np.float32)
     changes, want, size = [], w.astype(np.float64), np.abs(w).astype(np.float64)

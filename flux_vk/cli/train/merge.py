@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("-o", "--out", type=text("a file to write"), metavar="FILE", required=True, help="the file to write")
     p.add_argument(
-        "-t", "--type", metavar="TYPE", help="q4_k_m, q8_0, f16 ... for the whole file; default: each tensor keeps its own"
+        "-t", "--type", metavar="TYPE", help="q4_k_m, q8_0, f16 ... for the file; default: each tensor keeps its own"
     )
     p.add_argument("--pure", action="store_true", help="with --type: one type for all matrices, not the mixture")
     p.add_argument("--output-type", metavar="TYPE", help="with --type: type of the output matrix")
