@@ -32,7 +32,7 @@ Lora: TypeAlias = "AdapterLike | tuple[AdapterLike, float] | Sequence[AdapterLik
 # Tensors of a layer that read the same rows (as weights.JOINED): one product with their A matrices may do for all.
 TOGETHER = (("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up"))
 
-SPARE = 128 << 10
+SPARE = 512 << 10
 """Bytes of zeros that a common pair of products may read for each pair that it saves: more takes longer than those."""
 
 
