@@ -144,6 +144,11 @@ def lane_able(device: BaseDevice) -> bool:
     return device.family == "cpu" and device.features.issuperset(kernels.contract("gemm").variant("lane").requires)
 
 
+def lanes_of(device: BaseDevice) -> int:
+    """Lanes that work together in the kernels for CPU drivers."""
+    return 8 if device.limits["subgroup_size"] >= 8 else 4
+
+
 def parts_of(m: int, n: int, k: int) -> int:
     """Into how many parts a GPU cuts k: few tiles with long sums would leave it idle."""
     tile = tile_of(m, n)
@@ -182,7 +187,7 @@ def _product(
             lda=a.stride, ldb=b.stride, a_offset=a.offset, b_offset=b.offset, ldc=c.stride, TA=int(ta), TB=int(tb),
             WG=tile.threads, BM=tile.bm, BN=tile.bn, TM=tile.tm, TN=tile.tn, **values,
         )  # fmt: skip
-    lanes = 8 if chain.device.limits["subgroup_size"] >= 8 else 4
+    lanes = lanes_of(chain.device)
     (plain, plain_rows), (turned, turned_rows) = (shape_of(*side, lanes) for side in ((m, n), (n, m)))
     swap = turned < plain
     rows = turned_rows if swap else plain_rows

@@ -123,6 +123,18 @@ QPart q_part(uint row, uint k, uint b) {
     return r;
 }
 
+#if Q_SUPER
+// The scale and minus the minimum of the 256 weights that sub-block b is of.
+vec2 q_super(uint row, uint nb, uint b) {
+#if Q_MIN
+    return unpackHalf2x16(q_load4(row * 4u + (q_super_at(nb) >> 2) + (b >> 3))) * vec2(1.0, -1.0);
+#else
+    vec2 pair = unpackHalf2x16(q_load4(row * 4u + (q_super_at(nb) >> 2) + (b >> 4)));
+    return vec2((b & 8u) == 0u ? pair.x : pair.y, 0.0);
+#endif
+}
+#endif
+
 // Scales of sub-blocks b..b+7, b a multiple of 8.
 QScales q_scales(uint row, uint nb, uint b) {
     QScales r;
@@ -133,11 +145,8 @@ QScales q_scales(uint row, uint nb, uint b) {
 #elif !Q_FLOAT && (Q_SUPER || !Q_MIN)
     r.word = q_load16(row + (q_scales_at(nb) >> 4) + (b >> 3));
 #endif
-#if Q_SUPER && Q_MIN
-    r.super = unpackHalf2x16(q_load4(row * 4u + (q_super_at(nb) >> 2) + (b >> 3))) * vec2(1.0, -1.0);
-#elif Q_SUPER
-    vec2 pair = unpackHalf2x16(q_load4(row * 4u + (q_super_at(nb) >> 2) + (b >> 4)));
-    r.super = vec2((b & 8u) == 0u ? pair.x : pair.y, 0.0);
+#if Q_SUPER
+    r.super = q_super(row, nb, b);
 #endif
     return r;
 }
@@ -202,7 +211,7 @@ vec4 q_group(QPart part, uint g, QTable table) {
 #else
     uint v = 0u;
 #if QTYPE == Q8_0
-    v = part.qs[g >> 2][g & 3u] ^ 0x80808080u;
+    v = (g < 4u ? part.qs[0] : part.qs[1])[g & 3u] ^ 0x80808080u;
 #elif Q_HAS_NIBBLES
     v = (part.qs[0][g & 3u] >> (g & 4u)) & 0x0f0f0f0fu;
 #endif

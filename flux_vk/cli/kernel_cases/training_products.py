@@ -1,7 +1,7 @@
-"""The matrix products of training: LoRA's four on floats, and the gradient that passes through quantised weights.
+"""The matrix products of training: LoRA's on floats, and through quantised weights forward and backward.
 
-The gradient of a weight matrix is timed as a whole (its windows are dequantised and multiplied one after the other), on
-the line of the kernel that multiplies them.
+matmul_train and matmul_backward are timed as devices take them: where a device has another kernel for them, the line
+has no variant.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from flux_vk.formats import blocks
 from flux_vk.gpu import Chain, kernels
 from flux_vk.gpu.gemm import gemm, lane_able
 from flux_vk.gpu.matmul_backward import matmul_backward
+from flux_vk.gpu.matmul_train import matmul_train
 from flux_vk.gpu.reference import reference
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def cases(sizes: Sizes, rows: list[int], types: list[str], context: int) -> Iter
             unit = blocks.runnable(dtype).weights
             for n, k in dict.fromkeys(((sizes.dim, sizes.dim), (sizes.ffn, sizes.dim), (sizes.dim, sizes.ffn))):
                 if k % unit == 0:
-                    yield Case("gemm", f"dx, {t} x {n} -> {k} {dtype}", partial(_backward, dtype, (n, k), t))
+                    yield Case("matmul_train", f"{t} x {k} -> {n} {dtype}", partial(_forward, dtype, (n, k), t))
+                    yield Case("matmul_backward", f"{t} x {n} -> {k} {dtype}", partial(_backward, dtype, (n, k), t))
     yield Case("gemm_sum", f"{PARTS} x {RANK} x {sizes.dim}", partial(_sum, (PARTS, RANK, sizes.dim)))
 
 
@@ -77,6 +79,25 @@ def _gemm(tile: bool, form: Form, device: Device, rng: np.random.Generator) -> P
     return Prepared(buffers, append, want, kernels.contract("gemm").nmse, 4 * (a.size + b.size + m * n), 2 * m * n * k)
 
 
+def _forward(dtype: str, shape: tuple[int, int], t: int, device: Device, rng: np.random.Generator) -> Prepared:
+    n, k = shape
+    raw = np.concatenate([part.reshape(-1) for part in random_blocks.chunks(rng, dtype, shape)])
+    x = rng.standard_normal((t, k), dtype=np.float32)
+    buffers = {"w": device.weight(raw, dtype, shape), "x": device.array(x), "y": device.filled((t, n), "f32", 0xFF)}
+
+    def want() -> list[Check]:
+        w = blocks.dequantize(raw, dtype, shape)
+        return [("y", partial(_rows, CHECKED_ROWS), reference("matmul_train")(w, x[:CHECKED_ROWS]))]
+
+    moved = buffers["w"].nbytes + 4 * t * (n + k)
+    limit = kernels.contract("matmul_train" if device.family == "cpu" else "matmul_tile").nmse
+    return Prepared(buffers, _append_forward, want, limit, moved, 2 * n * k * t)
+
+
+def _append_forward(chain: Chain, at: Buffers) -> object:
+    return matmul_train(chain, w=at["w"], x=at["x"], y=at["y"])
+
+
 def _backward(dtype: str, shape: tuple[int, int], t: int, device: Device, rng: np.random.Generator) -> Prepared:
     n, k = shape
     raw = np.concatenate([part.reshape(-1) for part in random_blocks.chunks(rng, dtype, shape)])
@@ -88,7 +109,7 @@ def _backward(dtype: str, shape: tuple[int, int], t: int, device: Device, rng: n
         return [("dx", partial(_rows, CHECKED_ROWS), reference("matmul_backward")(w, g[:CHECKED_ROWS]))]
 
     moved = buffers["w"].nbytes + 4 * t * (n + k)
-    limit = kernels.contract("gemm").nmse
+    limit = kernels.contract("matmul_backward").nmse
     return Prepared(buffers, _append_backward, want, limit, moved, 2 * n * k * t)
 
 

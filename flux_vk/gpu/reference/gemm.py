@@ -1,6 +1,6 @@
 """References of the products of training; operands as the kernels store them.
 
-Not for: products with quantised weights forward (quant.py).
+Not for: the products of inference (quant.py).
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .quant import matmul
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -34,6 +36,13 @@ def gemm_sum(parts: Floats, base: Floats | None = None, *, alpha: float = 1.0) -
     """parts [S, m, n], base [m, n] -> base + alpha * their sum, [m, n]."""
     total: Array = alpha * parts.astype(np.float64).sum(axis=0)
     return total if base is None else base + total
+
+
+def matmul_train(
+    w: Floats, x: Floats, bias: Floats | None = None, residual: Floats | None = None, *, y_offset: int = 0, n0: int = 0
+) -> Array:
+    """As matmul (quant.py) without norm and activation: w [N, K], x [R, >= K] -> y [R, N]."""
+    return matmul(w, x, bias, residual, y_offset=y_offset, n0=n0)
 
 
 def matmul_backward(w: Floats, g: Floats, base: Floats | None = None, *, g_offset: int = 0) -> Array:
