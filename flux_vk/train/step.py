@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..gpu.attention_train import attention_backward, attention_forward
-from ..gpu.matmul import matmul
 from ..gpu.matmul_backward import matmul_backward
+from ..gpu.matmul_train import matmul_train
 from ..gpu.norm_rope_train import qk_rope, qk_rope_backward, rms_norm_backward
 from .adapted import Adapted, Pair
 from .gradients import Gradients
@@ -107,7 +107,7 @@ class TrainStep:
         for name, width in zip(names, outs, strict=True):
             w, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
             end: dict[str, Any] = {"bias": bias, "residual": residual, "y_stride": y.shape[1], "y_offset": at}
-            matmul(self.chain, w=w, x=x, y=y, prompt=True, **end)
+            matmul_train(self.chain, w=w, x=x, y=y, **end)
             at += width
         adapted, at = [], 0
         for name, width in zip(names, outs, strict=True):
@@ -193,7 +193,7 @@ class TrainStep:
         for start in range(0, self.rows.count, HEAD_ROWS):
             stop = min(start + HEAD_ROWS, self.rows.count)
             logits = self.new(stop - start, w.shape[0])
-            matmul(self.chain, w=w, x=n.rows(start, stop), y=logits, prompt=True)
+            matmul_train(self.chain, w=w, x=n.rows(start, stop), y=logits)
             self.chain.cross_entropy(
                 logits=logits, labels=self.rows.labels.rows(start, stop), loss=loss.rows(start, stop),
                 softcap=self.cfg.final_softcap, GRAD=int(backward),
