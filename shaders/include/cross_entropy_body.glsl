@@ -3,6 +3,7 @@
 #include "order.glsl"
 #include "math.glsl"
 #include "log_pos.glsl"
+#include "stretch.glsl"
 
 // One workgroup a row: read once for maximum and sum together, and with GRAD once more while it becomes its gradient.
 // Rows begin anywhere; the vectors of four between the row's ends are taken whole, the up to six elements around them
@@ -14,6 +15,7 @@ const uint IGNORED = 0xffffffffu;
 const uint EDGES = 6u;
 
 uint base, first4, count4;   // the row, its first whole vector, how many there are
+uint begin, end;             // of an invocation's share of them
 float top = LOWEST, sum = 0.0;
 uint largest = 0u;           // of the bits: above those of -Inf for a negative NaN
 int highest = 0;             // of the bits as integers: from 0x7f800000 on for +Inf and positive NaN
@@ -69,19 +71,21 @@ uint edge(uint t) {
 }
 
 void scan(uint t) {
-    uint i = t;
+    uint i = begin;
     if (p.softcap == 0.0) {
-        for (; i + 3u * WG < count4; i += 4u * WG) {
+        for (; i + 3u * STRETCH_STEP < end; i += 4u * STRETCH_STEP) {
             uint at = first4 + i;
-            enter(plain(LOAD4(at)), plain(LOAD4(at + WG)), plain(LOAD4(at + 2u * WG)), plain(LOAD4(at + 3u * WG)));
+            enter(plain(LOAD4(at)), plain(LOAD4(at + STRETCH_STEP)), plain(LOAD4(at + 2u * STRETCH_STEP)),
+                  plain(LOAD4(at + 3u * STRETCH_STEP)));
         }
-        for (; i < count4; i += WG) enter(plain(LOAD4(first4 + i)));
+        for (; i < end; i += STRETCH_STEP) enter(plain(LOAD4(first4 + i)));
     } else {
-        for (; i + 3u * WG < count4; i += 4u * WG) {
+        for (; i + 3u * STRETCH_STEP < end; i += 4u * STRETCH_STEP) {
             uint at = first4 + i;
-            enter(capped(LOAD4(at)), capped(LOAD4(at + WG)), capped(LOAD4(at + 2u * WG)), capped(LOAD4(at + 3u * WG)));
+            enter(capped(LOAD4(at)), capped(LOAD4(at + STRETCH_STEP)), capped(LOAD4(at + 2u * STRETCH_STEP)),
+                  capped(LOAD4(at + 3u * STRETCH_STEP)));
         }
-        for (; i < count4; i += WG) enter(capped(LOAD4(first4 + i)));
+        for (; i < end; i += STRETCH_STEP) enter(capped(LOAD4(first4 + i)));
     }
     uint j = edge(t);
     if (t < EDGES && j < p.V) {
@@ -105,10 +109,10 @@ void write_gradient(uint t, float all, float scale, uint label) {
     uint hot4 = (base + label) / 4u - first4;
     vec4 hot = vec4(equal(uvec4(0u, 1u, 2u, 3u), uvec4((base + label) % 4u)));
     if (p.softcap == 0.0) {
-        for (uint i = t; i < count4; i += WG)
+        for (uint i = begin; i < end; i += STRETCH_STEP)
             x4[first4 + i] = gradient(LOAD4(first4 + i), all, scale, i == hot4 ? hot : vec4(0.0));
     } else {
-        for (uint i = t; i < count4; i += WG)
+        for (uint i = begin; i < end; i += STRETCH_STEP)
             x4[first4 + i] = capped_gradient(LOAD4(first4 + i), all, scale, i == hot4 ? hot : vec4(0.0));
     }
     uint j = edge(t);
@@ -120,7 +124,7 @@ void write_gradient(uint t, float all, float scale, uint label) {
 }
 
 void fill(uint t, float value) {
-    for (uint i = t; i < count4; i += WG) x4[first4 + i] = vec4(value);
+    for (uint i = begin; i < end; i += STRETCH_STEP) x4[first4 + i] = vec4(value);
     uint j = edge(t);
     if (t < EDGES && j < p.V) x[base + j] = value;
 }
@@ -132,6 +136,9 @@ void main() {
     base = row * p.V;
     first4 = (base + 3u) / 4u;
     count4 = (base + p.V) / 4u - min(first4, (base + p.V) / 4u);
+    uint items = (count4 + WG - 1u) / WG;
+    begin = stretch_begin(t, items);
+    end = min(stretch_end(t, items), count4);
     if (label == IGNORED) {
         if (t == 0u) loss[row] = 0.0;
         if (GRAD != 0u) fill(t, 0.0);

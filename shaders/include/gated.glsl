@@ -1,15 +1,18 @@
-// Body of the gated activations: y = ACTIVATION(x[:F]) * x[F:] for each row, four elements an invocation.
+// Body of the gated activations: y = ACTIVATION(x[:F]) * x[F:] for each row; X4(i) loads a vector.
+#include "stretch.glsl"
 
 void gated() {
-    uint i = gl_GlobalInvocationID.x;
+    uint t = gl_LocalInvocationID.x, first = gl_WorkGroupID.x * p.items * WG, n = p.F / 4u;
+    uint begin = first + stretch_begin(t, p.items), end = min(first + stretch_end(t, p.items), (p.F + 3u) / 4u);
     for (uint row = gl_WorkGroupID.y; row < p.R; row += gl_NumWorkGroups.y) {
+        uint gate = row * 2u * p.F, out_row = row * p.F;
         if (p.F % 4u == 0u) {
-            uint n = p.F / 4u, gate = row * 2u * n;
-            if (i < n) y4[row * n + i] = ACTIVATION(x4[gate + i]) * x4[gate + n + i];
+            for (uint i = begin; i < end; i += STRETCH_STEP)
+                y4[out_row / 4u + i] = ACTIVATION(X4(gate / 4u + i)) * X4(gate / 4u + n + i);
         } else {
-            uint gate = row * 2u * p.F;
-            for (uint j = 4u * i; j < min(4u * i + 4u, p.F); j++)
-                y[row * p.F + j] = ACTIVATION(x[gate + j]) * x[gate + p.F + j];
+            for (uint i = begin; i < end; i += STRETCH_STEP)
+                for (uint j = 4u * i; j < min(4u * i + 4u, p.F); j++)
+                    y[out_row + j] = ACTIVATION(x[gate + j]) * x[gate + p.F + j];
         }
     }
 }

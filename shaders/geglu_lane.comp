@@ -1,0 +1,9 @@
+#version 450
+#include "geglu.contract.glsl"
+#define LANE 1
+#include "include/math.glsl"
+#define ACTIVATION gelu
+#define X4(i) uintBitsToFloat(texelFetch(x_texels, int(i)))
+#include "include/gated.glsl"
+
+void main() { gated(); }
