@@ -64,5 +64,5 @@ def test_contracts_that_cannot_be(tmp_path: Path, repo_root: Path, old: str, new
     assert old in text
     path = tmp_path / "cross_entropy.toml"
     path.write_text(text.replace(old, new))
-    with pytest.raises(ContractError, match="binding source: same_as names"):
+    with pytest.raises(ContractError, match="binding source: same_as is"):
         load(path)
