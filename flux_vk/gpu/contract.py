@@ -288,9 +288,7 @@ def _check_bindings(c: Contract) -> None:
             raise ContractError(f"binding {b.name}: access {b.access!r}, expected read, write or read_write")
         other = next((o for o in c.bindings if o.name == b.same_as), None)
         if b.same_as and (other is None or other.same_as or other.optional or b.writes or b.type != other.type):
-            raise ContractError(
-                f"binding {b.name}: same_as names {b.same_as!r}, expected another of its type, to be read"
-            )
+            raise ContractError(f"binding {b.name}: same_as is {b.same_as!r}, expected a buffer of its type, to read")
         for shader in b.glsl_in:
             if shader not in {v.shader for v in c.variants}:
                 raise ContractError(f"binding {b.name}: glsl_in names {shader!r}, which is the shader of no variant")
