@@ -190,13 +190,14 @@ class TrainStep:
         if backward:
             dn = self.new(*n.shape)
             self.grads.give(n, dn)
+        wide = {"WG": 256} if self.chain.device.family == "gpu" else {}  # a workgroup a row, and few rows
         for start in range(0, self.rows.count, HEAD_ROWS):
             stop = min(start + HEAD_ROWS, self.rows.count)
             logits = self.new(stop - start, w.shape[0])
             matmul_train(self.chain, w=w, x=n.rows(start, stop), y=logits)
             self.chain.cross_entropy(
                 logits=logits, labels=self.rows.labels.rows(start, stop), loss=loss.rows(start, stop),
-                softcap=self.cfg.final_softcap, GRAD=int(backward),
+                softcap=self.cfg.final_softcap, GRAD=int(backward), **wide,
             )  # fmt: skip
             if dn is not None:
                 matmul_backward(self.chain, w=w, g=logits, dx=dn.rows(start, stop))
