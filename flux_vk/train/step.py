@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ModelError
 from ..gpu.attention_train import attention_backward, attention_forward
 from ..gpu.matmul_backward import matmul_backward
 from ..gpu.matmul_train import matmul_train
@@ -59,6 +60,12 @@ class TrainStep:
 
     def __post_init__(self) -> None:
         self.grads = Gradients(self.chain)
+
+    def __getattr__(self, name: str) -> Any:
+        """What an architecture asks for beyond the vocabulary here has no gradient."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise ModelError(f"architecture {self.cfg.arch} uses step.{name}, which cannot be trained; see TrainStep")
 
     # -- the vocabulary of models/step.py -----------------------------------------------------------------------------
 
