@@ -31,9 +31,9 @@ class Adapted:
         self.step, self.pair, self.x, self.at, self.width = step, pair, x, at, y.shape[1]
         self.u = step.new(x.shape[0], pair.a.shape[0])
         dropped = self._dropped()
-        gemm(step.chain, a=dropped, b=pair.a, c=self.u, m=self.tokens, n=self.rank, k=self.n_in, tb=True)
+        gemm(step.graph, a=dropped, b=pair.a, c=self.u, m=self.tokens, n=self.rank, k=self.n_in, tb=True)
         gemm(
-            step.chain, a=self.u, b=pair.b, c=y, m=self.tokens, n=self.n_out, k=self.rank, tb=True, alpha=pair.scale,
+            step.graph, a=self.u, b=pair.b, c=y, m=self.tokens, n=self.n_out, k=self.rank, tb=True, alpha=pair.scale,
             accumulate=True, ldc=self.width, c_offset=at,
         )  # fmt: skip
 
@@ -55,7 +55,7 @@ class Adapted:
 
     def backward(self, g: Buffer) -> None:
         """du = s g B; grad B += s g^T u; grad A += du^T drop(x); dx += drop(du A)."""
-        step, pair, chain = self.step, self.pair, self.step.chain
+        step, pair, chain = self.step, self.pair, self.step.graph
         du = step.new(self.tokens, self.rank)
         columns: dict[str, Any] = {"a": g, "lda": self.width, "a_offset": self.at, "alpha": pair.scale}
         gemm(chain, b=pair.b, c=du, m=self.tokens, n=self.rank, k=self.n_out, **columns)
@@ -86,6 +86,6 @@ class Adapted:
 
     def _drop(self, x: Buffer, y: Buffer, accumulate: bool) -> None:
         step = self.step
-        step.chain.dropout(
-            x=x, y=y, counter=step.rows.counter, site=self.pair.site, rate=step.dropout, accumulate=int(accumulate)
+        step.graph.dropout(
+            x=x, y=y, counter=step.batch.counter, site=self.pair.site, rate=step.dropout, accumulate=int(accumulate)
         )

@@ -66,12 +66,12 @@ def build_train_step(
 
 def _layer_again(step: TrainStep, layer: Layer, i: int, x: Buffer, g: Buffer) -> Buffer | None:
     """Layer i once more with a tape, and backward: from the gradient of its output to that of its input."""
-    again = TrainStep(step.chain, step.cfg, step.weights, step.rows, step.pairs, step.dropout, tape=[])
+    again = TrainStep(step.graph, step.cfg, step.weights, step.batch, step.pairs, step.dropout, tape=[])
     if step.grads.needed(x):
         again.grads.need(x)
-    step.chain.scope("recompute")
+    step.graph.scope("recompute")
     y = layer(again, i, x)
-    step.chain.scope("backward")
+    step.graph.scope("backward")
     again.grads.give(y, g)
     again.run_tape()
     return again.grads.take(x)

@@ -2,7 +2,7 @@
 
 `TrainStep` speaks the vocabulary of models/step.py, so that every architecture's `layer` trains as it is. Each method
 appends its forward kernels and puts on the tape what appends its backward kernels; running the tape in reverse makes
-the second half of the chain. Not for: the optimiser and the buffers that outlive a step (chains.py, engine.py).
+the second half of the chain. Not for: the optimiser and the buffers that outlive a step (build.py, engine.py).
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Rows:
 class TrainStep:
     """One forward (and backward) pass being built. Buffers of rows are f32[T, width]."""
 
-    chain: Chain
+    graph: Chain
     cfg: ModelConfig
     weights: Weights
-    rows: Rows
+    batch: Rows
     pairs: dict[str, Pair]
     dropout: float = 0.0
     tape: list[Callable[[], None]] | None = None
@@ -59,7 +59,7 @@ class TrainStep:
     _normed: dict[str, tuple[Buffer, Buffer]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.grads = Gradients(self.chain)
+        self.grads = Gradients(self.graph)
 
     def __getattr__(self, name: str) -> Any:
         """What an architecture asks for beyond the vocabulary here has no gradient."""
@@ -71,8 +71,8 @@ class TrainStep:
 
     def embed(self) -> Buffer:
         """Rows of the token embedding; it is frozen, so nothing goes back through it."""
-        x = self.new(self.rows.count, self.cfg.dim)
-        self.chain.embed(ids=self.rows.ids, w=self.weights["token_embd.weight"], y=x, scale=self.cfg.embed_scale)
+        x = self.new(self.batch.count, self.cfg.dim)
+        self.graph.embed(ids=self.batch.ids, w=self.weights["token_embd.weight"], y=x, scale=self.cfg.embed_scale)
         return x
 
     def rms_norm(self, x: Buffer, name: str) -> Buffer:
@@ -82,7 +82,7 @@ class TrainStep:
             return made[1]
         y = self.new(*x.shape)
         w = self.weights[f"{name}.weight"]
-        self.chain.rms_norm(x=x, w=w, y=y, eps=self.cfg.norm_eps, **self._norm_shape())
+        self.graph.rms_norm(x=x, w=w, y=y, eps=self.cfg.norm_eps, **self._norm_shape())
         self._later((x,), y, lambda g: self._norm_back(x, w, g))
         return y
 
@@ -90,7 +90,7 @@ class TrainStep:
         """s = x + r and its norm."""
         s, y = self.new(*x.shape), self.new(*x.shape)
         w = self.weights[f"{name}.weight"]
-        self.chain.add_rms_norm(x=x, r=r, w=w, s=s, y=y, eps=self.cfg.norm_eps, **self._norm_shape())
+        self.graph.add_rms_norm(x=x, r=r, w=w, s=s, y=y, eps=self.cfg.norm_eps, **self._norm_shape())
 
         def share(g: Buffer) -> None:
             self.grads.give(x, g)
@@ -114,7 +114,7 @@ class TrainStep:
         for name, width in zip(names, outs, strict=True):
             w, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
             end: dict[str, Any] = {"bias": bias, "residual": residual, "y_stride": y.shape[1], "y_offset": at}
-            matmul_train(self.chain, w=w, x=x, y=y, **end)
+            matmul_train(self.graph, w=w, x=x, y=y, **end)
             at += width
         adapted, at = [], 0
         for name, width in zip(names, outs, strict=True):
@@ -133,7 +133,7 @@ class TrainStep:
                     dx, accumulate = self.grads.into(x)
                     w = self.weights[f"{name}.weight"]
                     matmul_backward(
-                        self.chain, w=w, g=g, dx=dx, g_stride=y.shape[1], g_offset=place, accumulate=accumulate
+                        self.graph, w=w, g=g, dx=dx, g_stride=y.shape[1], g_offset=place, accumulate=accumulate
                     )
                     place += width
             if residual is not None:
@@ -144,7 +144,7 @@ class TrainStep:
 
     def attention(self, i: int, qkv: Buffer) -> Buffer:
         """Norm (where there is one) and rotation of q and k, then causal attention within each sequence."""
-        cfg, rows, layer = self.cfg, self.rows, self.cfg.layers[i]
+        cfg, rows, layer = self.cfg, self.batch, self.cfg.layers[i]
         rope, table = cfg.ropes[layer.rope], self.weights.ropes[layer.rope]
         heads: dict[str, Any] = {"heads": cfg.n_heads, "kv_heads": cfg.n_kv_heads, "head_dim": cfg.head_dim}
         turn: dict[str, Any] = {
@@ -157,16 +157,16 @@ class TrainStep:
         rule: dict[str, Any] = {"scale": cfg.attn_scale, "softcap": cfg.attn_softcap, "window": layer.window, **heads}
         qk = self.new(rows.count, cfg.q_width + cfg.kv_width)
         y, lse = self.new(rows.count, cfg.q_width), self.new(rows.count, cfg.n_heads)
-        qk_rope(self.chain, qkv=qkv, qk=qk, **turn)
-        attention_forward(self.chain, qk=qk, qkv=qkv, first=rows.first, y=y, lse=lse, **rule)
+        qk_rope(self.graph, qkv=qkv, qk=qk, **turn)
+        attention_forward(self.graph, qk=qk, qkv=qkv, first=rows.first, y=y, lse=lse, **rule)
 
         def back(g: Buffer) -> None:
             dqk, dqkv = self.new(*qk.shape), self.new(*qkv.shape)
             attention_backward(
-                self.chain, qk=qk, qkv=qkv, first=rows.first, last=rows.last, y=y, lse=lse, dy=g, dqk=dqk, dqkv=dqkv,
+                self.graph, qk=qk, qkv=qkv, first=rows.first, last=rows.last, y=y, lse=lse, dy=g, dqk=dqk, dqkv=dqkv,
                 **rule,
             )  # fmt: skip
-            qk_rope_backward(self.chain, qkv=qkv, dqk=dqk, dqkv=dqkv, **turn)
+            qk_rope_backward(self.graph, qkv=qkv, dqk=dqk, dqkv=dqkv, **turn)
             self.grads.give(qkv, dqkv)
 
         self._later((qkv,), y, back)
@@ -197,17 +197,17 @@ class TrainStep:
         if backward:
             dn = self.new(*n.shape)
             self.grads.give(n, dn)
-        wide = {"WG": 256} if self.chain.device.family == "gpu" else {}  # a workgroup a row, and few rows
-        for start in range(0, self.rows.count, HEAD_ROWS):
-            stop = min(start + HEAD_ROWS, self.rows.count)
+        wide = {"WG": 256} if self.graph.device.family == "gpu" else {}  # a workgroup a row, and few rows
+        for start in range(0, self.batch.count, HEAD_ROWS):
+            stop = min(start + HEAD_ROWS, self.batch.count)
             logits = self.new(stop - start, w.shape[0])
-            matmul_train(self.chain, w=w, x=n.rows(start, stop), y=logits)
-            self.chain.cross_entropy(
-                logits=logits, labels=self.rows.labels.rows(start, stop), loss=loss.rows(start, stop),
+            matmul_train(self.graph, w=w, x=n.rows(start, stop), y=logits)
+            self.graph.cross_entropy(
+                logits=logits, labels=self.batch.labels.rows(start, stop), loss=loss.rows(start, stop),
                 softcap=self.cfg.final_softcap, GRAD=int(backward), **wide,
             )  # fmt: skip
             if dn is not None:
-                matmul_backward(self.chain, w=w, g=logits, dx=dn.rows(start, stop))
+                matmul_backward(self.graph, w=w, g=logits, dx=dn.rows(start, stop))
 
     # -- the tape -----------------------------------------------------------------------------------------------------
 
@@ -242,18 +242,18 @@ class TrainStep:
 
     def _norm_shape(self) -> dict[str, int]:
         """Many rows: on CPU drivers, where a barrier costs more than a sum, two subgroups each (measured: a third)."""
-        return {"WG": 16} if self.chain.device.family == "cpu" else {}
+        return {"WG": 16} if self.graph.device.family == "cpu" else {}
 
     def _norm_back(self, x: Buffer, w: Buffer, g: Buffer) -> None:
         dx, accumulate = self.grads.into(x)
-        rms_norm_backward(self.chain, x=x, w=w, g=g, dx=dx, eps=self.cfg.norm_eps, accumulate=int(accumulate))
+        rms_norm_backward(self.graph, x=x, w=w, g=g, dx=dx, eps=self.cfg.norm_eps, accumulate=int(accumulate))
 
     def _gated(self, x: Buffer, kernel: str) -> Buffer:
         y = self.new(x.shape[0], x.shape[1] // 2)
-        self.chain.dispatch(kernel, x=x, y=y)
+        self.graph.dispatch(kernel, x=x, y=y)
 
         def back(g: Buffer) -> None:
-            self.chain.dispatch(f"{kernel}_backward", x=x, g=g)  # x becomes its own gradient: nobody reads it again
+            self.graph.dispatch(f"{kernel}_backward", x=x, g=g)  # x becomes its own gradient: nobody reads it again
             self.grads.give(x, x)
 
         self._later((x,), y, back)
@@ -261,4 +261,4 @@ class TrainStep:
 
     def new(self, *shape: int) -> Buffer:
         """Scratch memory of the chain, f32."""
-        return self.chain.scratch(shape, "f32")
+        return self.graph.scratch(shape, "f32")
