@@ -2,7 +2,7 @@
 
 `TrainStep` speaks the vocabulary of models/step.py, so that every architecture's `layer` trains as it is. Each method
 appends its forward kernels and puts on the tape what appends its backward kernels; running the tape in reverse makes
-the second half of the chain. Not for: the optimiser and the buffers that outlive a step (chains.py, engine.py).
+the second half of the chain. Not for: the optimiser and the buffers that outlive a step (engine.py).
 """
 
 from __future__ import annotations
