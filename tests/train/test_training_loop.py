@@ -98,6 +98,15 @@ def test_accumulating_equals_a_larger_batch(tmp_path: Path) -> None:
     assert [x[2] for x in a] == pytest.approx([x[2] for x in b], rel=1e-5)
 
 
+def test_epochs_of_packed_rows_differ_in_steps(tmp_path: Path) -> None:
+    """How many rows the examples fill depends on their order."""
+    events: list[Any] = []
+    t = trainer(tmp_path, n=7, packing=True, epochs=4, events=events)
+    assert [t.batches.count(epoch) for epoch in range(4)] == [3, 2, 2, 2]
+    assert t.run().steps == 9
+    assert of(events, StepEvent)[-1].epoch == 4
+
+
 def test_rates_follow_the_schedule(tmp_path: Path) -> None:
     engine = FakeEngine()
     trainer(tmp_path, engine, steps=8, warmup=2, schedule="linear").run()
@@ -253,7 +262,7 @@ def test_a_gradient_that_is_no_number_ends_it(tmp_path: Path) -> None:
             engine.grads[0] = np.inf
 
     engine.on_submit = overflow
-    with pytest.raises(TrainingDiverged, match=r"step 3: the gradient is inf at .*checkpoint-2;"):
+    with pytest.raises(TrainingDiverged, match=r"step 4: the gradient is inf at .*checkpoint-2;"):
         t.run()
 
 
