@@ -1,4 +1,4 @@
-"""The engine's own laws: dropout's gradients and streams, tiles of the head, where adapters begin, how many rows fit."""
+"""The engine's own laws: dropout's gradients and streams, tiles of the head, fresh adapters, how many rows fit."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def start_of(base: Base, spec: LoRA, alpha: float) -> np.ndarray:
 def sides(engine: Engine) -> dict[str, np.ndarray]:
     """The gradients of all A and of all B, each as a flat array with zeros elsewhere."""
     flat, found = engine.grads.numpy(), {}
-    for side in (1, 2):
+    for side in (0, 1):
         only = np.zeros_like(flat)
-        for parts in engine.layout.matrices():
+        for _, *parts in engine.layout.matrices():
             only[parts[side]] = flat[parts[side]]
-        found["AB"[side - 1]] = only
+        found["AB"[side]] = only
     return found
 
 
