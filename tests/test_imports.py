@@ -15,7 +15,7 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent
 PACKAGE = REPO / "flux_vk"
 MAX_LINES = 400
-GROUND = ("errors", "settings", "logs")
+GROUND = ("errors", "settings", "logs", "files")
 
 # Room -> rooms it may import; itself and the ground always.
 ROOMS: dict[str, tuple[str, ...]] = {

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from flux_vk.errors import AdapterError
+from flux_vk.files import replacing
 from flux_vk.formats.adapter import MAX_RANK, Adapter, F32Array, LoraPair, gguf_part, peft_names
 from flux_vk.formats.adapter_config import AdapterConfig, config_text, load_config, parse_config
-from flux_vk.formats.gguf_writer import replacing
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 import os
 import struct
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from flux_vk.errors import GGUFError
+from flux_vk.files import replacing
 from flux_vk.formats import blocks
 from flux_vk.formats import gguf_types as gt
 from flux_vk.formats.gguf_types import GGUFValue, bad
@@ -95,20 +94,6 @@ def write_gguf(
                 if progress is not None:
                     progress(done, total)
             file.write(bytes(-out.nbytes % step))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` when the block ends well and vanishes when it does not."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _alignment(path: Path, keys: dict[str, Value], wanted: int | None) -> int:

@@ -35,8 +35,7 @@ def shape_for(device: BaseDevice, kernel: str, rows: int, heads: int, kv_heads: 
     On CPU drivers eight lanes; else tiles with as many rows as registers hold, fewer where few tiles would be left.
     Raises ArgumentError where a CPU driver would end the kernel's loops too early (Mesa's llvmpipe counts them).
     """
-    lanes = device.family == "cpu" and int(device.limits["subgroup_size"]) >= LANES
-    lanes = lanes and device.features.issuperset(kernels.contract(kernel).variant("lane").requires)
+    lanes = kernels.made_for(device, kernel) and int(device.limits["subgroup_size"]) >= LANES
     owners = rows * (kv_heads if kernel == "attention_back_kv" else heads)
     own = LANES if lanes else 64 if head_dim <= 64 and owners >= 16384 else 32 if head_dim <= 128 else 16
     if device.kind == "cpu":

@@ -117,7 +117,7 @@ def gemm(
             raise ArgumentError(f"gemm: c {c} overlaps {matrix.name} {matrix.buffer}; expected memory of its own")
     if m == 0 or n == 0 or (k == 0 and accumulate):
         return chain
-    lanes = lane_able(chain.device)
+    lanes = kernels.made_for(chain.device, "gemm")
     parts = splits if splits is not None else 1 if lanes else parts_of(m, n, k)
     if not 1 <= parts <= 65535:
         raise ArgumentError(f"gemm: splits is {parts}, expected 1 to 65535")
@@ -137,11 +137,6 @@ def gemm(
 def overlap(a: Buffer, b: Buffer) -> bool:
     """Whether two ranges of one memory share a byte."""
     return a.offset < b.end and b.offset < a.end
-
-
-def lane_able(device: BaseDevice) -> bool:
-    """Whether this device takes the kernel for CPU drivers."""
-    return device.family == "cpu" and device.features.issuperset(kernels.contract("gemm").variant("lane").requires)
 
 
 def lanes_of(device: BaseDevice) -> int:
@@ -180,7 +175,7 @@ def _product(
         "splits": parts, "k_split": max(unit, 1), "c_split": m * n if parts > 1 else 0, "alpha": alpha,
         "c_offset": c.offset,
     }  # fmt: skip
-    if not lane_able(chain.device):
+    if not kernels.made_for(chain.device, "gemm"):
         tile = tile_of(m, n)
         return chain.dispatch(
             "gemm_tile", a=a.buffer, b=b.buffer, base=c.buffer if accumulate else None, c=c.buffer, M=m, N=n, K=k,

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError, ContractError
 from . import spirv as spirv_module
 from .contract import Contract, Variant
+
+if TYPE_CHECKING:
+    from .device import BaseDevice
 
 FOLDER = Path(__file__).resolve().parent.parent / "spirv"
 
@@ -120,6 +124,11 @@ def _read_spirv(folder: Path, kernel: str, variant: str, otherwise: str) -> byte
     if not path.exists():
         raise ContractError(f"{path} does not exist: {otherwise}")
     return path.read_bytes()
+
+
+def made_for(device: BaseDevice, kernel: str, variant: str = "lane") -> bool:
+    """Whether this is a CPU driver that has what a variant, made for such drivers, requires."""
+    return device.family == "cpu" and device.features.issuperset(contract(kernel).variant(variant).requires)
 
 
 def choose(c: Contract, dtypes: Mapping[str, str], features: Iterable[str], family: str) -> Variant:

@@ -13,7 +13,6 @@ from ..errors import ArgumentError
 from . import kernels
 from .buffer import Buffer
 from .chain import Chain
-from .device import BaseDevice
 from .gemm import gemm, lanes_of, overlap, texels
 
 ROWS = 1024
@@ -70,15 +69,9 @@ def matmul_backward(
     made = Product(w, g, dx, stride, g_offset, accumulate)
     given = {"w": w, "g": g, "dx": dx, "g_stride": stride, "g_offset": g_offset, "accumulate": accumulate}
     with chain.call("matmul_backward", given):
-        if lane_able(chain.device, w.dtype) and not (n | k | stride | g_offset) & 3:
+        if kernels.made_for(chain.device, "matmul_backward", w.dtype) and not (n | k | stride | g_offset) & 3:
             return _unpacked(chain, made)
         return _windows(chain, made)
-
-
-def lane_able(device: BaseDevice, dtype: str) -> bool:
-    """Whether this device takes the kernel that unpacks weights of a type itself."""
-    variant = kernels.contract("matmul_backward").variant(dtype)
-    return device.family == "cpu" and device.features.issuperset(variant.requires)
 
 
 def _unpacked(chain: Chain, p: Product) -> Chain:

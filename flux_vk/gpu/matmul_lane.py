@@ -23,8 +23,7 @@ MOST_TOKENS = 8
 
 def able(device: BaseDevice, dtype: str) -> bool:
     """Whether this device has the kernel for weights of a type, and it was made for its kind."""
-    variant = kernels.contract("matmul").variant(f"{dtype}.lane")
-    return device.family == "cpu" and device.features.issuperset(variant.requires)
+    return kernels.made_for(device, "matmul", f"{dtype}.lane")
 
 
 def shape_for(n: int, tokens: int, gated: bool = False, rows: int | None = None) -> Tile:

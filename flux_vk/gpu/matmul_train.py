@@ -11,7 +11,6 @@ from typing import Any
 from . import kernels, matvec
 from .buffer import Buffer
 from .chain import Chain
-from .device import BaseDevice
 from .gemm import lanes_of, texels
 from .matmul import matmul
 
@@ -35,7 +34,8 @@ def matmul_train(
     """
     n, k = matvec.checked("matmul_train", w, x)
     made = matvec.product("matmul_train", w, "x", x, y, bias, residual, y_stride, y_offset, None)
-    if not lane_able(chain.device, w.dtype) or (n | k | x.shape[1] | made.y_stride | y_offset) & 3:
+    able = kernels.made_for(chain.device, "matmul_train", w.dtype)
+    if not able or (n | k | x.shape[1] | made.y_stride | y_offset) & 3:
         return matmul(
             chain, w=w, x=x, y=y, bias=bias, residual=residual, y_stride=y_stride, y_offset=y_offset, prompt=True
         )
@@ -49,12 +49,6 @@ def matmul_train(
             "matmul_train", variant=w.dtype, **values, LANES=lanes, MR=rows_for(x.shape[0]),
             RESIDUAL=int(residual is not None),
         )  # fmt: skip
-
-
-def lane_able(device: BaseDevice, dtype: str) -> bool:
-    """Whether this device takes the kernel for CPU drivers."""
-    variant = kernels.contract("matmul_train").variant(dtype)
-    return device.family == "cpu" and device.features.issuperset(variant.requires)
 
 
 def rows_for(r: int) -> int:

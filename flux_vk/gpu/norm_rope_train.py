@@ -14,18 +14,12 @@ from .chain import Chain
 LANES = 8
 
 
-def _has_lane(chain: Chain, kernel: str) -> bool:
-    """Whether the device is one that the form of one row or head an invocation was made for."""
-    requires = kernels.contract(kernel).variant("lane").requires
-    return chain.device.family == "cpu" and chain.device.features.issuperset(requires)
-
-
 def rms_norm_backward(
     chain: Chain, *, x: Buffer, w: Buffer, g: Buffer, dx: Buffer, eps: float, accumulate: int = 0
 ) -> Chain:
     """Append dx (+)= the gradient of sum(rms_norm(x, w) g) with respect to x; f32 [R, D], w f32 [D], dx may be g."""
     shape: dict[str, Any] = {}
-    if x.shape[-1] % 4 == 0 and _has_lane(chain, "rms_norm_backward"):
+    if x.shape[-1] % 4 == 0 and kernels.made_for(chain.device, "rms_norm_backward"):
         shape = {"variant": "lane", "ROWS": LANES, "WG": LANES}
     return chain.dispatch("rms_norm_backward", x=x, w=w, g=g, dx=dx, eps=eps, accumulate=accumulate, **shape)
 
@@ -33,7 +27,7 @@ def rms_norm_backward(
 def _rotation(chain: Chain, kernel: str, sizes: dict[str, Any], norms: dict[str, Buffer | None]) -> dict[str, Any]:
     wide = int(sizes["head_dim"] % 8 == 0 and sizes["n_rot"] % 8 == 0)
     shape = {"WIDE": wide, "NORM": int(any(w is not None for w in norms.values()))}
-    if wide and _has_lane(chain, kernel):
+    if wide and kernels.made_for(chain.device, kernel):
         shape |= {"TEAM": 1, "WG": LANES}
         return {**sizes, **norms, **shape, "variant": "lane"}
     return {**sizes, **norms, **shape}

@@ -72,6 +72,7 @@ class Engine:
         self.lora, self.rules, self.recompute, self.seed = lora, rules or Rules(), recompute, seed
         self.layout: Layout = make_layout(base.config, lora)
         self.max_rows = -(-max_rows // HEAD_ROWS) * HEAD_ROWS
+        self._check_rows()
         self.micro = 0
         dev, size = self.device, self.layout.size
         self.inputs = {name: dev.host((self.max_rows,), "u32") for name in INPUTS}
@@ -201,6 +202,17 @@ class Engine:
             recorded = self._recorded[rows, kind] = self.chain(rows, kind).record()
         recorded.submit()
         recorded.wait()
+
+    def _check_rows(self) -> None:
+        """InputError where a binding cannot hold a buffer of all rows."""
+        cfg = self.base.config
+        width = max(cfg.qkv_width, 2 * cfg.ffn_dim, cfg.dim)
+        most = self.device.max_range // (4 * width) // HEAD_ROWS * HEAD_ROWS
+        if self.max_rows > most:
+            raise InputError(
+                f"micro-batches of {self.max_rows} rows; at most {most} rows of {width} numbers fit into one binding "
+                f"of this device: take a smaller batch-size or max-length, with more grad-accum"
+            )
 
     def _pair(self, site: Site) -> Pair:
         def view(flat: Buffer, at: int, rows: int, columns: int) -> Buffer:

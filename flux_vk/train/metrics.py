@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_vk.errors import InputError
-
-from .checkpoint import write_whole
+from flux_vk.files import write_whole
 
 NAME = "metrics.jsonl"
 

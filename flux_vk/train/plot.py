@@ -5,12 +5,12 @@ Needs matplotlib (the `plots` extra), which is loaded when a picture is drawn. N
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flux_vk.errors import InputError
+from flux_vk.files import write_whole
 
 NAME = "loss.png"
 MISSING = "no picture of the losses was drawn: install matplotlib (pip install 'flux_vk[plots]')"
@@ -48,10 +48,6 @@ def draw(path: Path, metrics: Sequence[dict[str, Any]], title: str = "") -> bool
 
 
 def _save(figure: Any, path: Path) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(partial, format="png", dpi=120)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write_whole(path, picture.getvalue())

@@ -63,6 +63,8 @@ def test_completions(tmp_path: Path, mask: bool) -> None:
     assert taught == ("|" if mask else "hello") + " hello" + END
     e = encoder(spm=True, mask_prompt=True)  # the completion stands in the middle of a text: no space is put before it
     assert learned(tmp_path, e, {"prompt": "he", "completion": "llo"}) == ("<s> hello", "|llo</s>")
+    e = encoder(spm=True, add_eos_token=True)  # which would end the prompt as well
+    assert learned(tmp_path, e, {"prompt": "he", "completion": "llo"})[0] == "<s> hello"
     assert learned(tmp_path, e, {"prompt": "", "completion": "hello"}) == ("<s> hello", " hello</s>")
 
 

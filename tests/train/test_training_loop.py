@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from flux_vk.train.loop import TrainingLoop
 from flux_vk.train.metrics import read_metrics
 from flux_vk.train.options import TrainOptions
 from tests.train.fake_engine import WEIGHT, FakeEngine, examples, trainer
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -89,6 +98,15 @@ def test_accumulating_equals_a_larger_batch(tmp_path: Path) -> None:
     assert [x[2] for x in a] == pytest.approx([x[2] for x in b], rel=1e-5)
 
 
+def test_epochs_of_packed_rows_differ_in_steps(tmp_path: Path) -> None:
+    """How many rows the examples fill depends on their order."""
+    events: list[Any] = []
+    t = trainer(tmp_path, n=7, packing=True, epochs=4, events=events)
+    assert [t.batches.count(epoch) for epoch in range(4)] == [3, 2, 2, 2]
+    assert t.run().steps == 9
+    assert of(events, StepEvent)[-1].epoch == 4
+
+
 def test_rates_follow_the_schedule(tmp_path: Path) -> None:
     engine = FakeEngine()
     trainer(tmp_path, engine, steps=8, warmup=2, schedule="linear").run()
@@ -139,6 +157,13 @@ def test_resuming_gives_the_same_bits(tmp_path: Path, packing: bool, stop: int) 
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_what_a_killed_training_left_goes(tmp_path: Path) -> None:
+    trainer(tmp_path, steps=2, save_every=2).run()
+    (tmp_path / ".checkpoint-9.77.part").mkdir()
+    trainer(tmp_path, steps=4, resume=True).run()
+    assert not list(tmp_path.glob(".checkpoint*"))
+
+
 def test_resuming_what_is_done_writes_it_again(tmp_path: Path) -> None:
     trainer(tmp_path, steps=3).run()
     (tmp_path / "adapter.gguf").unlink()
@@ -177,9 +202,11 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_other_validation_data_starts_its_losses_anew(tmp_path: Path) -> None:
     trainer(tmp_path, steps=2, n_valid=2).run()
+    made = tmp_path / "checkpoint-2" / "training.json"
+    made.write_text(json.dumps({**json.loads(made.read_text()), "worse": 2}))
     t = trainer(tmp_path, steps=4, n_valid=3, resume=True)
     t.start()
-    assert t.progress.best is None and t.progress.step == 2
+    assert t.progress.best is None and t.progress.worse == 0 and t.progress.step == 2
     t.close()
 
 
@@ -223,6 +250,20 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
         t.run()
     assert checkpoints(tmp_path) == [2, 4]
     assert [m["step"] for m in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_a_gradient_that_is_no_number_ends_it(tmp_path: Path) -> None:
+    """The loss may be finite still."""
+    engine = FakeEngine()
+    t = trainer(tmp_path, engine, steps=9, grad_accum=2, save_every=2)
+
+    def overflow() -> None:
+        if engine.micro == 5:
+            engine.grads[0] = np.inf
+
+    engine.on_submit = overflow
+    with pytest.raises(TrainingDiverged, match=r"step 4: the gradient is inf at .*checkpoint-2;"):
+        t.run()
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:

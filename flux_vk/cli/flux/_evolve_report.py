@@ -36,7 +36,7 @@ def _fitness(winner: Winner) -> dict[str, float]:
 
 def write_summary(folder: Path, found: Mapping[str, Any]) -> None:
     """DIR/summary.json, whole or not at all."""
-    from flux_vk.flux.evolution.checkpoint import write_whole
+    from flux_vk.files import write_whole
 
     write_whole(folder / "summary.json", json.dumps(found, indent=1) + "\n")
 

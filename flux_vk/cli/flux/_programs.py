@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,15 +39,3 @@ def setting(text: str) -> tuple[str, int, float]:
     except ValueError:
         wanted = "a whole number" if bank == "R" else "a number"
         raise argparse.ArgumentTypeError(f"found {text!r}, expected {wanted} behind {name}=") from None
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that nothing half-written is left. Raises InputError."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        partial.unlink(missing_ok=True)

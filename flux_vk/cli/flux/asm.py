@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 from flux_vk.errors import InputError
-
-from ._programs import write_whole
+from flux_vk.files import write_whole
 
 NAME = "asm"
 HELP = "assemble a .flx source into a file of raw bytecode"

@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 
 from flux_vk.cli.tables import Row, aligned
+from flux_vk.files import write_whole
 
-from ._programs import PROGRAM_HELP, find_program, write_whole
+from ._programs import PROGRAM_HELP, find_program
 
 NAME = "embed"
 HELP = "print the embeddings of programs: normalised counts of operations"

@@ -16,7 +16,7 @@ from flux_vk.cli import random_blocks
 from flux_vk.cli.bench_cases import CHECKED_ROWS, Array, Buffers, Case, Check, Prepared, Sizes, same
 from flux_vk.formats import blocks
 from flux_vk.gpu import Chain, kernels
-from flux_vk.gpu.gemm import gemm, lane_able
+from flux_vk.gpu.gemm import gemm
 from flux_vk.gpu.matmul_backward import matmul_backward
 from flux_vk.gpu.matmul_train import matmul_train
 from flux_vk.gpu.reference import reference
@@ -66,7 +66,7 @@ def _gemm(tile: bool, form: Form, device: Device, rng: np.random.Generator) -> P
     buffers = {"a": device.array(a), "b": device.array(b), "c": device.filled((m, n), "f32", 0xFF)}
 
     def append(chain: Chain, at: Buffers) -> object:
-        if tile or not lane_able(device):
+        if tile or not kernels.made_for(device, "gemm"):
             return chain.gemm_tile(
                 **at, M=m, N=n, K=k, lda=a.shape[1], ldb=b.shape[1], ldc=n, k_split=k,
                 TA=int(ta), TB=int(tb),

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import math
 import operator
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...files import write_whole
 from ..program import Program
 from ..verifier import check
 from .breeding import Breeding, Individual
@@ -25,17 +25,6 @@ from .population import Generation, Options
 VERSION = 1
 CHECKPOINT = "checkpoint.json"
 LINEAGE = "lineage.jsonl"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all. Raises InputError where that cannot be."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def save_checkpoint(folder: Path, options: Options, generation: Generation, best: list[float]) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ...files import write_whole
 from ...gpu import Device
 from ..disassembler import disassemble
 from ..program import Program
 from . import consensus
 from .breeding import Individual
-from .checkpoint import write_whole
 from .population import Generation
 from .recording import Recording
 from .scoring import LEAST, scores
