@@ -84,7 +84,7 @@ def test_every_kernel_is_covered() -> None:
 
     root = HERE.parents[1]
     text = "".join((root / path).read_text(encoding="utf-8") for path in KERNEL_TESTS)
-    for module in ("gpu.ops", "gpu.matmul", "decode.sampling"):  # functions that append several kernels
+    for module in ("gpu.ops", "gpu.matmul", "gpu.gemm", "decode.sampling"):  # functions that append several kernels
         if f"flux_vk.{module}" in text:
             text += (root / "flux_vk" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     missing = [name for name in kernels.contracts() if name not in text]
