@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,15 @@ def test_from_python(demo_model: Path, tmp_path: Path) -> None:
         assert np.array_equal(learned, stored.logits(ids))
     with load(demo_model) as plain:
         assert not np.allclose(plain.logits(ids), learned)
+
+
+def test_beginning_from_an_adapter(how: dict[str, Any], tmp_path: Path) -> None:
+    """It begins where that one ended, whatever its alpha was; a resumed training has no need of it any more."""
+    first = run_training(TrainOptions(**{**how, "steps": 2, "out": tmp_path / "first"}))
+    options = TrainOptions(**{**how, "alpha": 4.0, "steps": 1, "out": tmp_path / "next", "init_from": first.out})
+    assert run_training(options).valid_before == pytest.approx(first.valid_after, rel=1e-6)
+    shutil.rmtree(first.out)
+    assert run_training(options.updated({"steps": 2, "resume": True})).steps == 2
 
 
 def test_python_options_are_checked(demo_model: Path, tmp_path: Path) -> None:

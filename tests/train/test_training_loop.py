@@ -301,6 +301,15 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
     assert not checkpoints(tmp_path) and engine.micro == 2
 
 
+def test_ctrl_c_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    """As it is for what a script starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    engine = FakeEngine()
+    engine.on_submit = lambda: signal.raise_signal(signal.SIGINT)
+    assert trainer(tmp_path, engine, steps=2).run().steps == 2
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_several_trainings_side_by_side_equal_single_ones(tmp_path: Path) -> None:
     """As experiments over one copy of the weights are run: a step of each in turn."""
     pairs = [{"seed": 1, "lr": 0.1}, {"batch_size": 3}]
