@@ -9,7 +9,10 @@ from typing import Any
 
 
 class Interrupt:
-    """While it is entered, the first SIGINT only sets `asked`. Outside the main thread it changes nothing."""
+    """While it is entered, the first SIGINT only sets `asked`.
+
+    Where SIGINT is ignored (as in a script's background jobs), and outside the main thread, it changes nothing.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -17,7 +20,8 @@ class Interrupt:
         self._set = False
 
     def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        if threading.current_thread() is threading.main_thread() and not ignored:
             self._before = signal.signal(signal.SIGINT, self._ask)
             self._set = True
         return self

@@ -103,7 +103,7 @@ def memory_report(options: TrainOptions, experiments: Sequence[Experiment] = ())
     device = device_like(Device(asked[0].device))
     materials = [_sizes(one) for one in asked]
     config = _config(_model(asked[0]))
-    base = load_base(_model(asked[0]), device, _context(config, [length for length, _ in materials]), fill=False)
+    base = load_base(_model(asked[0]), device, context_for(config, [length for length, _ in materials]), fill=False)
     engines = [_engine(base, one, rows) for one, (_, rows) in zip(asked, materials, strict=True)]
     return total_memory(engines)
 
@@ -125,7 +125,7 @@ def load_for(materials: Sequence[Material], loaded: Loaded | None = None) -> Bas
     """
     options = materials[0].options
     device, model = Device(options.device), _model(options)
-    context = _context(_config(model), [material.length for material in materials])
+    context = context_for(_config(model), [material.length for material in materials])
     planned = load_base(model, device_like(device), context, fill=False)
     engines = [_engine(planned, material.options, material.rows) for material in materials]
     check_fit(device, total_memory(engines))
@@ -219,7 +219,8 @@ def _config(model: Path) -> ModelConfig:
         return read_config(file)
 
 
-def _context(config: ModelConfig, lengths: Sequence[int]) -> int:
+def context_for(config: ModelConfig, lengths: Sequence[int]) -> int:
+    """Tokens of context that the model is loaded for: the usual one, more where a training's rows are longer."""
     return max(min(config.context_length, USUAL_CONTEXT), *lengths)
 
 

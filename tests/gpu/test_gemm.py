@@ -16,7 +16,7 @@ LIMIT = kernels.contract("gemm").nmse
 FORMS = [(False, False), (False, True), (True, False), (True, True)]
 NONE = (0, 0, 0)
 SHAPES = [  # m, n, k; extra elements of a stored row of a, b, c; offsets
-    (7, 896, 130, NONE, NONE),
+    (7, 896, 130, NONE, (0, 2, 3)),
     (7, 36, 8, (4, 8, 4), (4, 8, 12)),
     (257, 3, 31, (5, 1, 2), (3, 1, 7)),
     (1, 1, 1, NONE, NONE),

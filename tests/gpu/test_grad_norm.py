@@ -79,6 +79,14 @@ def test_no_gradient_at_all(device: Device) -> None:
     np.testing.assert_array_equal(got, np.array([0, 0.5, 1, 0], np.float32))
 
 
+def test_the_norm_is_divided_by_as_pytorch_does_it(device: Device) -> None:
+    """torch.nn.utils.clip_grad_norm_ adds 1e-6 to it."""
+    g = np.zeros(7, np.float32)
+    g[5] = 1e-6
+    got = stats_of(device, g, pack_knobs(lr=1, max_norm=1e-6))
+    np.testing.assert_allclose(got, [1e-6, 0.5, 1, 0], rtol=1e-5)
+
+
 def test_parts_for_sizes() -> None:
     assert [norm_parts(n) for n in (0, 1, 4096, 4097, 500_000_000)] == [1, 1, 1, 2, MOST_PARTS]
 

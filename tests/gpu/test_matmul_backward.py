@@ -95,6 +95,14 @@ def test_windows(
         assert nmse(got, reference(values(raw, "f32", shape), g, base)) < LIMIT
 
 
+def test_an_offset_of_no_whole_groups(device: Device, rng: np.random.Generator) -> None:
+    """All but g's first column is a multiple of four: the long way."""
+    raw = random_raw(rng, "q8_0", (8, 64))
+    g = rng.standard_normal((5, 12)).astype(np.float32)
+    want = reference(values(raw, "q8_0", (8, 64)), g, g_offset=2)
+    assert nmse(run(device, raw, "q8_0", (8, 64), g, g_offset=2), want) < LIMIT
+
+
 def test_gpu_family(device: Device, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Quantised weights as a GPU takes them."""
     monkeypatch.setenv("FLUX_VK_FAMILY", "gpu")

@@ -91,11 +91,14 @@ def test_larger_than_a_binding(
 
 
 def test_elsewhere(device: Device, rng: np.random.Generator, lanes: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of no whole groups of four, and GPUs: the product that there is for all."""
+    """Rows, of weights or activations, of no whole groups of four, and GPUs: the product that there is for all."""
     raw = random_raw(rng, "q8_0", (7, 64))
     x = rng.standard_normal((9, 64)).astype(np.float32)
     want = reference(values(raw, "q8_0", (7, 64)), x)
     assert nmse(run(device, raw, "q8_0", (7, 64), x, name="matmul"), want) < LIMIT
+    even, wide = random_raw(rng, "f32", (8, 64)), np.pad(x, ((0, 0), (0, 2)), constant_values=np.nan)
+    got = run(device, even, "f32", (8, 64), wide, name="matmul")
+    assert nmse(got, reference(values(even, "f32", (8, 64)), x)) < LIMIT
     monkeypatch.setenv("FLUX_VK_FAMILY", "gpu")
     monkeypatch.setenv("FLUX_VK_PREFILL", "f32")
     assert nmse(run(device, raw, "q8_0", (7, 64), x, name="matmul_tile"), want) < LIMIT

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,16 @@ import pytest
 from flux_vk.engine.model import load
 from flux_vk.errors import AdapterError, InputError, OutOfDeviceMemory, TrainingDiverged
 from flux_vk.formats.adapter import Adapter, LoraPair, write_gguf_adapter
+from flux_vk.formats.gguf import open_gguf
 from flux_vk.gpu import Device
+from flux_vk.models import read_config
 from flux_vk.train import Trainer
 from flux_vk.train.base import load_base
 from flux_vk.train.checkpoint import checkpoints
 from flux_vk.train.events import StepEvent
 from flux_vk.train.lora import LoRA
 from flux_vk.train.options import Experiment, TrainOptions
-from flux_vk.train.session import check_fit, memory_report, run_experiments, run_training
+from flux_vk.train.session import check_fit, context_for, memory_report, read_material, run_experiments, run_training
 from tests.train.test_training_loop import losses
 
 TEXT = "Well, Prince, so Genoa and Lucca are now just family estates of the Buonapartes. "
@@ -115,9 +119,44 @@ def test_memory_is_linear_in_tokens_and_counts_weights_once(how: dict[str, Any])
     assert three["adapter"] == 3 * one["adapter"]
 
 
-def test_what_does_not_fit_is_refused_before_loading(device: Device) -> None:
+def test_what_does_not_fit_is_refused_before_loading(
+    device: Device, how: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(OutOfDeviceMemory, match="recompute, a smaller batch-size"):
         check_fit(device, {"weights": 10, "activations": 10**15})
+    monkeypatch.setattr(Device, "memory", lambda self: {"free": 1000})
+    with pytest.raises(OutOfDeviceMemory, match="0 MB are free"):
+        run_training(TrainOptions(**how, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_saves_all_experiments(how: dict[str, Any], tmp_path: Path) -> None:
+    """A step of each is done, and a checkpoint of each is written."""
+    several = [Experiment(name, TrainOptions(**{**how, "valid": None, "out": tmp_path / name})) for name in "ab"]
+
+    def stop(name: str, event: Any) -> None:
+        if isinstance(event, StepEvent) and name == "a":
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_experiments(several, stop)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [checkpoints(tmp_path / name) for name in "ab"] == [[1], [1]]
+
+
+def test_rows_and_context(how: dict[str, Any]) -> None:
+    """Of the largest micro-batch, be it of training or of validation data; LongRoPE goes by the usual context."""
+    options = TrainOptions(**{**how, "data": None, "valid": None, "max_length": 128})
+    short, long = [{"text": "Well"}], [{"text": TEXT * 2}]
+    assert read_material(options, short).rows == read_material(options, short, short).rows == 32
+    assert read_material(options, short, long).rows == read_material(options, long, short).rows > 32
+    with open_gguf(how["model"]) as file:
+        config = read_config(file)
+    asked = ((256, [32]), (131072, [32, 64]), (131072, [32, 6000]))
+    assert [context_for(replace(config, context_length=n), lengths) for n, lengths in asked] == [256, 4096, 6000]
 
 
 def test_allocated_memory_is_what_is_told(demo_model: Path, how: dict[str, Any]) -> None:
@@ -176,6 +215,15 @@ def test_from_python(demo_model: Path, tmp_path: Path) -> None:
         assert np.array_equal(learned, stored.logits(ids))
     with load(demo_model) as plain:
         assert not np.allclose(plain.logits(ids), learned)
+
+
+def test_beginning_from_an_adapter(how: dict[str, Any], tmp_path: Path) -> None:
+    """It begins where that one ended, whatever its alpha was; a resumed training has no need of it any more."""
+    first = run_training(TrainOptions(**{**how, "steps": 2, "out": tmp_path / "first"}))
+    options = TrainOptions(**{**how, "alpha": 4.0, "steps": 1, "out": tmp_path / "next", "init_from": first.out})
+    assert run_training(options).valid_before == pytest.approx(first.valid_after, rel=1e-6)
+    shutil.rmtree(first.out)
+    assert run_training(options.updated({"steps": 2, "resume": True})).steps == 2
 
 
 def test_python_options_are_checked(demo_model: Path, tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_a_gradient_that_is_no_number_ends_it(tmp_path: Path) -> None:
             engine.grads[0] = np.inf
 
     engine.on_submit = overflow
-    with pytest.raises(TrainingDiverged, match=r"step 4: the gradient is inf at .*checkpoint-2;"):
+    with pytest.raises(TrainingDiverged, match=r"step 4: the gradient is inf at .*checkpoint-2 "):
         t.run()
 
 
@@ -321,6 +321,15 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path, engine, steps=9).run()
     assert not checkpoints(tmp_path) and engine.micro == 2
+
+
+def test_ctrl_c_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    """As it is for what a script starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    engine = FakeEngine()
+    engine.on_submit = lambda: signal.raise_signal(signal.SIGINT)
+    assert trainer(tmp_path, engine, steps=2).run().steps == 2
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_several_trainings_side_by_side_equal_single_ones(tmp_path: Path) -> None:
