@@ -57,9 +57,22 @@ def read_loras(lora: Lora | None, cfg: ModelConfig) -> list[Scaled]:
     if not isinstance(entries, (list, tuple)):
         raise InputError(f"lora is {type(lora).__name__}; expected a path, an Adapter, (either, scale), or a list")
     found = [_read(entry, cfg) for entry in entries]
-    for scaled in found:
-        check_adapter_fits(scaled.adapter, cfg)
+    for entry, scaled in zip(entries, found, strict=True):
+        given = entry[0] if _is_pair(entry) else entry
+        check_adapter_fits(scaled.adapter, cfg, "" if isinstance(given, Adapter) else str(given))
+        _check_scale(scaled)
     return found
+
+
+def _check_scale(scaled: Scaled) -> None:
+    """InputError where the scale makes of a factor what float32 cannot hold."""
+    for name, pair in scaled.adapter.tensors.items():
+        factor = scaled.scale * scaled.adapter.scale(name)
+        if not abs(factor) * float(np.abs(pair.b).max()) <= float(np.finfo(np.float32).max):
+            raise InputError(
+                f"the scale of an adapter is {scaled.scale:g}, which with its alpha and rank ({factor:g}) is more than "
+                f"float32 holds in {name}; expected a smaller one, such as 1"
+            )
 
 
 def _is_pair(lora: object) -> bool:
@@ -76,6 +89,9 @@ def _read(entry: Any, cfg: ModelConfig) -> Scaled:
         return Scaled(given, float(scale))
     if not isinstance(given, (str, os.PathLike)):
         raise InputError(f"an adapter is {type(given).__name__}; expected a path or an Adapter, or (either, scale)")
+    path, colon, tail = str(given).rpartition(":")
+    if colon and Path(path).exists() and not Path(given).exists():
+        raise InputError(f"{path}: found {tail!r} as the scale of this adapter; expected a number, such as {path}:0.5")
     return Scaled(read_adapter(given, (cfg.n_heads, cfg.n_kv_heads), arch=cfg.arch), float(scale))
 
 
@@ -90,9 +106,12 @@ def split_scale(text: str) -> tuple[str, float]:
     return text, 1.0
 
 
-def check_adapter_fits(adapter: Adapter, cfg: ModelConfig) -> None:
-    """AdapterError unless the adapter is for this architecture and all its tensors are the model's, with its shapes."""
-    shown = f"adapter {adapter.name!r}" if adapter.name else "the adapter"
+def check_adapter_fits(adapter: Adapter, cfg: ModelConfig, shown: str = "") -> None:
+    """AdapterError unless the adapter is for this architecture and all its tensors are the model's, with its shapes.
+
+    shown: what the message calls it; otherwise by its name.
+    """
+    shown = shown or (f"adapter {adapter.name!r}" if adapter.name else "the adapter")
     if adapter.arch not in ("", cfg.arch):
         raise AdapterError(f"{shown} is for architecture {adapter.arch}; expected {cfg.arch}, the model's")
     shapes = _shapes(cfg)

@@ -78,7 +78,9 @@ def architecture(name: str) -> Architecture:
 def read_config(f: GGUFFile) -> ModelConfig:
     """The configuration of an open GGUF file.
 
-    Raises ModelError for an unknown architecture (listing the known ones) or values that cannot run here,
+    Raises ModelError for an adapter, an unknown architecture (listing the known ones) or values that cannot run here,
     GGUFError for a missing required key or one of the wrong type.
     """
+    if f.get("general.type", str, "model") == "adapter":
+        raise ModelError(f"{f.path}: a LoRA adapter; expected a model, which adapters are given to besides (lora)")
     return architecture(f.get("general.architecture", str)).read_config(f)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,8 @@ from .protocol import Engine, StepResult, Update, finite
 from .schedules import Schedule
 
 GGUF_ADAPTER = "adapter.gguf"
-ADAPTER_FILES = ("adapter_model.safetensors", GGUF_ADAPTER, METRICS)
+ADAPTER_FILES = ("adapter_model.safetensors", GGUF_ADAPTER)
+"""Not metrics.jsonl: what ended before its first checkpoint can only be begun again."""
 
 _SMOOTH = 0.9
 _PACE = 0.9
@@ -51,10 +53,22 @@ def check_out(out: Path, resume: bool) -> None:
         return
     if out.exists() and not out.is_dir():
         raise InputError(f"out: {out} is no folder; name one for the adapter")
-    there = [name for name in ADAPTER_FILES if (out / name).exists()]
-    there += [checkpoint_path(out, step).name for step in checkpoints(out)]
+    there = [checkpoint_path(out, step).name for step in checkpoints(out)]
     if there:
-        raise InputError(f"out: {out} holds a training already ({there[0]}); resume it, or name another folder")
+        raise InputError(f"out: {out} holds a training already ({there[-1]}); resume it, or name another folder")
+    files = [name for name in ADAPTER_FILES if (out / name).exists()]
+    if files:
+        raise InputError(f"out: {out} holds an adapter already ({files[0]}); name another folder")
+    _check_room(out)
+
+
+def _check_room(out: Path) -> None:
+    """InputError where the folder, or one to make it in, cannot be written."""
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise InputError(f"out: {out} cannot be made, since {there} is no folder; name another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"out: {out} cannot be written (no permission in {there}); name another folder")
 
 
 class TrainingLoop:
@@ -127,6 +141,11 @@ class TrainingLoop:
             loaded = last_checkpoint(self.out)
             checkpoint = read_checkpoint(loaded)
             self.progress = resumed(checkpoint, self.options, self.about)
+            if self.progress.step > self.total:
+                raise InputError(
+                    f"{loaded}: {self.progress.step} steps are done, expected at most the {self.total} asked "
+                    "for; resume with more steps or epochs"
+                )
             self.engine.load_state(checkpoint.state)
         else:
             try:
@@ -311,7 +330,7 @@ class TrainingLoop:
     def _diverged(self, what: str) -> TrainingDiverged:
         steps = checkpoints(self.out)
         kept = (
-            f"the last good checkpoint is {checkpoint_path(self.out, steps[-1])}"
+            f"the last good checkpoint is {checkpoint_path(self.out, steps[-1])} (init-from begins with its adapter)"
             if steps
             else "no checkpoint was saved"
         )

@@ -115,7 +115,7 @@ def initial(layout: Layout, seed: int) -> F32Array:
     """Fresh parameters: A uniform within +-1/sqrt(in) (Kaiming with a = sqrt 5, as PEFT has it), B zero."""
     flat = np.zeros(layout.size, np.float32)
     for site, a, _ in layout.matrices():
-        stream = np.random.Generator(np.random.Philox(key=[seed, site.number]))
+        stream = np.random.Generator(np.random.Philox(key=np.array([seed, site.number], np.uint64)))
         bound = 1.0 / math.sqrt(site.n_in)
         flat[a] = (stream.random(site.rank * site.n_in) * 2.0 - 1.0) * bound
     return flat

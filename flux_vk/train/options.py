@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,10 @@ def known(values: Mapping[str, Any], where: str) -> dict[str, Any]:
             near = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {near[0]}?" if near else f"options are {', '.join(names)}"
             raise InputError(f"{where}: {key} is no option of a training; {hint}")
+        if name in found:
+            raise InputError(
+                f"{where}: found {name.replace('_', '-')} and {name}, which are the same; give one of them"
+            )
         found[name] = value
     return found
 
@@ -146,7 +151,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Paths in it are relative to the file's folder.
     """
-    return _config(path, read_toml(path))
+    return _config(path, read_toml(path), str(path))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -163,16 +168,23 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: is no valid TOML: {error}") from None
 
 
-def _config(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    found = known(values, str(path))
+def _config(path: Path, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    found = known(values, where)
     for name in ("model", "data", "valid", "out", "init_from"):
         if isinstance(found.get(name), str):
             found[name] = path.parent / Path(found[name]).expanduser()
-    try:
+    with named(where):
         TrainOptions(**{"valid": Path("-"), **found})  # each value by itself, so that the message names the file
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
     return found
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """What is wrong with options, with the file and table that they stand in put in front."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -183,26 +195,33 @@ class Experiment:
     options: TrainOptions = field(default_factory=TrainOptions)
 
 
-def read_experiments(path: Path, base: TrainOptions) -> tuple[Experiment, ...]:
+def read_experiments(path: Path, base: TrainOptions, flags: Mapping[str, Any] | None = None) -> tuple[Experiment, ...]:
     """The `[NAME]` tables of a TOML file: options of each experiment, over `base`; each writes to out/NAME.
 
-    Options in front of the first table are those of all. InputError where the file or a table cannot be used.
+    Options in front of the first table are those of all, but for `flags`, which win over them (and not over what a
+    table says). InputError where the file or a table cannot be used, or two experiments have the same folder.
     """
     values = read_toml(path)
     tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
     if not tables:
         raise InputError(f"{path}: found no table, expected [NAME] with options of its own for each experiment")
-    shared = _config(path, {key: value for key, value in values.items() if key not in tables})
-    found = []
+    shared = _config(path, {key: value for key, value in values.items() if key not in tables}, str(path))
+    shared |= flags or {}
+    found: list[Experiment] = []
     for name, table in tables.items():
         if name in (".", "..") or "/" in name or not name:
             raise InputError(f"{path}: [{name}]: an experiment's name is its folder's; found {name!r}")
-        own = _config(path, table)
+        where = f"{path}: [{name}]"
+        own = _config(path, table, where)
         for fixed in ("model", "device", "resume"):
             if fixed in own:
-                raise InputError(f"{path}: [{name}]: {fixed} is the same for all experiments; put it above the tables")
+                raise InputError(f"{where}: {fixed} is the same for all experiments; put it above the tables")
         out = own.pop("out", None) or Path(shared.get("out") or base.out or ".") / name
-        found.append(Experiment(name, base.updated({**shared, **own, "out": out})))
+        other = next((each.name for each in found if each.options.out == out), None)
+        if other is not None:
+            raise InputError(f"{where}: out: found {out}, where [{other}] writes; name another folder")
+        with named(where):
+            found.append(Experiment(name, base.updated({**shared, **own, "out": out})))
     return tuple(found)
 
 

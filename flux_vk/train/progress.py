@@ -72,12 +72,20 @@ def resumed(checkpoint: Checkpoint, options: TrainOptions, about: Mapping[str, A
         raise InputError(f"{checkpoint.path}: a checkpoint with a part missing or wrong ({error!r})") from error
     if not whole:
         raise InputError(f"{checkpoint.path}: a checkpoint with a part missing or wrong ({progress})")
-    was, now = made.to_dict(), options.to_dict()
-    differ = [f"{name} {was[name]}" for name in was if name not in FREE and was[name] != now[name]]
-    differ += [f"{key} {before.get(key)}" for key in about if key != "valid_sha256" and before.get(key) != about[key]]
+    was, wanted = made.to_dict(), options.to_dict()
+    differ = [
+        f"{name.replace('_', '-')} {was[name]}, not {wanted[name]}"
+        for name in was
+        if name not in FREE and was[name] != wanted[name]
+    ]
+    differ += [
+        f"{key.replace('_', ' ')} {before.get(key)}, not {now}" if key != "data_sha256" else "other training data"
+        for key, now in about.items()
+        if key != "valid_sha256" and before.get(key) != now
+    ]
     if differ:
         raise InputError(
-            f"{checkpoint.path}: was made with {', '.join(differ)}; give the same to resume, or begin in another folder"
+            f"{checkpoint.path}: was made with {'; '.join(differ)}; give the same to resume, or begin in another folder"
         )
     if before.get("valid_sha256") != about.get("valid_sha256"):  # losses of other data say nothing about these
         progress.best = progress.best_step = progress.first_valid = progress.last_valid = None

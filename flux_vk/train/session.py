@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from ..formats.adapter import read_adapter
 from ..formats.gguf import open_gguf
 from ..gpu import Device
 from ..models import ModelConfig, read_config
+from ..models.lora import check_adapter_fits
 from .base import Base, device_like, load_base
 from .batches import Example, bucket
+from .checkpoint import checkpoints
 from .data import Data, read_data, read_records
 from .engine import Engine, Rules
 from .events import Callback, Event, NoteEvent, TrainResult
@@ -69,6 +71,7 @@ def run_experiments(
     """
     if not experiments:
         raise InputError("no experiments; expected at least one")
+    experiments = _begun_or_new(experiments)
     for each in experiments:
         if each.options.out is not None:
             check_out(each.options.out, each.options.resume)
@@ -79,6 +82,16 @@ def run_experiments(
         for each, material in zip(experiments, materials, strict=True)
     }
     return _side_by_side(loops)
+
+
+def _begun_or_new(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """Where some are to be resumed: those that were stopped before their first checkpoint begin anew."""
+    none = [each for each in experiments if each.options.out is not None and not checkpoints(each.options.out)]
+    if len(none) == len(experiments):
+        return list(experiments)
+    return [
+        replace(each, options=each.options.updated({"resume": False})) if each in none else each for each in experiments
+    ]
 
 
 def memory_report(options: TrainOptions, experiments: Sequence[Experiment] = ()) -> dict[str, int]:
@@ -185,7 +198,9 @@ def _engine(base: Base, options: TrainOptions, rows: int) -> Engine:
     lora, config, start = lora_of(options), base.config, None
     if options.init_from is not None and not options.resume:  # a checkpoint has what it has become
         heads = (config.n_heads, config.n_kv_heads)
-        start = flat_from(make_layout(config, lora), read_adapter(options.init_from, heads, arch=config.arch))
+        begin = read_adapter(options.init_from, heads, arch=config.arch)
+        check_adapter_fits(begin, config, f"init-from {options.init_from}")
+        start = flat_from(make_layout(config, lora), begin)
     engine = Engine(
         base, lora, rows, rules=rules_of(options), recompute=options.recompute, seed=options.seed, start=start
     )

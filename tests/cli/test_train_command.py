@@ -88,7 +88,9 @@ def test_flags_win_over_the_file(fake: FakeTraining, tmp_path: Path) -> None:
     assert (o.data, o.rank, o.lr, o.packing, o.betas) == (Path("c.jsonl"), 8, 1e-3, False, (0.8, 0.9))
 
 
-def test_resuming_takes_the_checkpoints_options(fake: FakeTraining, tmp_path: Path) -> None:
+def test_resuming_takes_the_checkpoints_options(
+    fake: FakeTraining, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     t = trainer(tmp_path / "o", steps=2, seed=7, data=Path("d.jsonl"), model=Path("m.gguf"))
     t.run()
     assert main(["--out", "o", "--resume"]) == 0
@@ -96,6 +98,11 @@ def test_resuming_takes_the_checkpoints_options(fake: FakeTraining, tmp_path: Pa
     same, longer = fake.options
     assert (same.seed, same.steps, same.resume, same.model) == (7, 2, True, tmp_path / "m.gguf")
     assert (longer.steps, longer.epochs, longer.save_every) == (None, 9, 3)
+    saved = tmp_path / "o" / "checkpoint-2" / "training.json"
+    saved.write_text(saved.read_text().replace('"rank": 32', '"rank": "x"'))
+    assert main(["--out", "o", "--resume"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "flux_vk: o/checkpoint-2: rank: found 'x', expected a whole number from 1 to 1024"
 
 
 def test_what_is_said(fake: FakeTraining, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,6 +141,8 @@ def test_experiments(fake: FakeTraining, tmp_path: Path, capsys: pytest.CaptureF
     said = capsys.readouterr()
     assert [line.split(":")[0] for line in said.out.splitlines()] == ["o/small", "o/large"]
     assert "small: step 1/2, epoch" in said.err and "large: step 2: saved o/large/checkpoint-2" in said.err
+    assert main([*GIVEN, "--experiments", "e.toml", "--resume"]) == 0  # the checkpoints are in the folders of each
+    assert [o.resume for o in fake.options] == [False, False, True, True]
 
 
 def test_a_dry_run_is_a_table(fake: FakeTraining, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -150,3 +150,13 @@ def test_any_tensors_lie_where_the_reader_looks(
     with open_gguf(path) as f:
         assert f.alignment == alignment
         assert [f.raw(f"t{i}").tobytes() for i in range(len(shapes))] == data
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left on device: .*x.gguf") as failed:
+        write_gguf(tmp_path / "x.gguf", KEYS, [])
+    assert failed.value.filename == str(tmp_path / "x.gguf") and not list(tmp_path.iterdir())

@@ -161,6 +161,8 @@ def test_what_load_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ((adapter, float("nan")), "the scale of an adapter is nan"),
         ([5], "an adapter is int; expected a path or an Adapter"),
         (5, "lora is int; expected a path"),
+        (f"{path}:x", "a.gguf: found 'x' as the scale of this adapter; expected a number, such as"),
+        ((adapter, 1e300), "the scale of an adapter is 1e+300, which with its alpha and rank"),
     ):
         with pytest.raises(InputError, match=re.escape(message)):
             read_loras(wrong, cfg)  # type: ignore[arg-type]
@@ -182,6 +184,10 @@ def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
         "changes blk.2.attn_v.weight, which is no linear layer of this model; expected names such as blk.0.attn_q",
         replace(adapter, tensors={"blk.2.attn_v.weight": pair}),
     )
+    named = tmp_path / "wrong.gguf"
+    write_gguf_adapter(replace(adapter, tensors={"blk.2.attn_v.weight": pair}), named)
+    with pytest.raises(AdapterError, match=re.escape(f"{named} changes blk.2.attn_v.weight")):
+        read_loras([adapter, (named, 0.5)], cfg)
     refused("changes token_embd.weight", replace(adapter, tensors={"token_embd.weight": pair}))
     refused("changes blk.0.attn_norm.weight", replace(adapter, tensors={"blk.0.attn_norm.weight": pair}))
     wide = LoraPair(np.ones((2, 65), np.float32), pair.b[:, :2])

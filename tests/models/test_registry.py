@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from flux_vk.errors import ModelError
-from flux_vk.models import llama, registry
+from flux_vk.formats.adapter import Adapter, LoraPair, write_gguf_adapter
+from flux_vk.formats.gguf import open_gguf
+from flux_vk.models import llama, read_config, registry
 
 NAME = "not-in-the-package"
 
@@ -48,3 +52,10 @@ def test_a_part_that_is_missing() -> None:
     with pytest.raises(ModelError, match="has no function layer_tensors; it needs read_config, layer_tensors, layer"):
         registry.register(NAME, SimpleNamespace(read_config=len, layer=len, layer_tensors="no function"))
     assert NAME not in registry.known()
+
+
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    pair = LoraPair(np.ones((1, 8), "f4"), np.ones((8, 1), "f4"))
+    write_gguf_adapter(Adapter("llama", 1.0, {"blk.0.attn_q.weight": pair}), tmp_path / "a.gguf")
+    with open_gguf(tmp_path / "a.gguf") as f, pytest.raises(ModelError, match="a.gguf: a LoRA adapter; expected"):
+        read_config(f)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flux_vk.errors import InputError
+from flux_vk.train.lora import Layout, LoRA, Site, initial
 from flux_vk.train.options import LINEAR, TrainOptions, read_config, read_experiments
 
 
@@ -82,6 +83,7 @@ def test_a_file_of_options(tmp_path: Path) -> None:
         ("[lora]\nrank = 1\n", "lora is no option"),
         ("rank = \n", "is no valid TOML"),
         ("rank = 'a'\n", "rank: found 'a'"),
+        ("batch-size = 2\nbatch_size = 3\n", "found batch-size and batch_size, which are the same"),
     ],
 )
 def test_files_of_options_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
@@ -102,6 +104,9 @@ def test_a_file_of_experiments(tmp_path: Path) -> None:
     assert (small.options.data, small.options.out) == (Path("a.jsonl"), Path("o/small"))
     assert (other.options.data, other.options.out) == (tmp_path / "b.jsonl", tmp_path / "there")
     assert other.options.lr == 1e-3
+    flags = {"epochs": 5, "lr": 1e-4}
+    small, other = read_experiments(path, base, flags)
+    assert (small.options.epochs, small.options.lr, other.options.epochs, other.options.lr) == (5, 1e-4, 5, 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,9 @@ def test_a_file_of_experiments(tmp_path: Path) -> None:
         ("[a]\nranks = 1\n", "ranks is no option of a training; did you mean rank?"),
         ("['a/b']\nrank = 1\n", "an experiment's name is its folder's"),
         ("[a]\ndevice = '1'\n", "device is the same for all experiments"),
-        ("[a]\nrank = 0\n", "rank: found 0"),
+        ("[a]\nrank = 0\n", r"\[a\]: rank: found 0"),
+        ("min-lr = 1e-4\n[a]\nlr = 1e-5\n", r"\[a\]: min-lr: found 0.0001, expected at most"),
+        ("[a]\nout = 'x'\n[b]\nout = 'x'\n", r"\[b\]: out: found .*x, where \[a\] writes"),
     ],
 )
 def test_files_of_experiments_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
@@ -119,3 +126,9 @@ def test_files_of_experiments_that_cannot_be_used(tmp_path: Path, text: str, mes
     path.write_text(text)
     with pytest.raises(InputError, match="several.toml: .*" + message.replace("?", r"\?")):
         read_experiments(path, TrainOptions())
+
+
+def test_every_seed_begins_elsewhere() -> None:
+    layout = Layout({"w": Site(0, "w", 2, 8, 8, 0, 64)}, 128, LoRA(rank=2))
+    seeds = (0, 1, 2**63, 2**63 + 1, 2**64 - 1)
+    assert len({initial(layout, seed).tobytes() for seed in seeds}) == len(seeds)

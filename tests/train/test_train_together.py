@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from flux_vk.engine.model import load
-from flux_vk.errors import InputError, OutOfDeviceMemory, TrainingDiverged
+from flux_vk.errors import AdapterError, InputError, OutOfDeviceMemory, TrainingDiverged
+from flux_vk.formats.adapter import Adapter, LoraPair, write_gguf_adapter
 from flux_vk.gpu import Device
 from flux_vk.train import Trainer
 from flux_vk.train.base import load_base
@@ -69,6 +70,20 @@ def test_one_that_diverges_leaves_the_others_alone(how: dict[str, Any], tmp_path
         run_experiments([Experiment("bad", bad), Experiment("good", good)])
     assert (tmp_path / "good" / "adapter_model.safetensors").exists()
     assert not (tmp_path / "bad" / "adapter_model.safetensors").exists()
+    # What was stopped before its first checkpoint begins anew where the others are resumed.
+    again = {name: good.updated({"out": tmp_path / name, "resume": True}) for name in ("bad", "good")}
+    run_experiments([Experiment(name, options) for name, options in again.items()])
+    bad_file, good_file = (tmp_path / name / "adapter.gguf" for name in again)
+    assert bad_file.read_bytes() == good_file.read_bytes()
+
+
+def test_an_adapter_of_another_model_is_no_beginning(how: dict[str, Any], tmp_path: Path) -> None:
+    other = Adapter("llama", 8.0, {"blk.0.attn_q.weight": LoraPair(np.ones((4, 64), "f4"), np.ones((64, 4), "f4"))})
+    write_gguf_adapter(other, tmp_path / "other.gguf")
+    options = TrainOptions(**how, out=tmp_path / "o", init_from=tmp_path / "other.gguf")
+    with pytest.raises(AdapterError, match=r"init-from .*other.gguf: blk.0.attn_q.weight: found factors"):
+        run_training(options)
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize("recompute", [False, True])

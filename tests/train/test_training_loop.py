@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from flux_vk.formats.adapter import read_adapter
 from flux_vk.train import plot
 from flux_vk.train.checkpoint import checkpoints
 from flux_vk.train.events import EvalEvent, NoteEvent, SavedEvent, StartEvent, StepEvent
-from flux_vk.train.loop import TrainingLoop
+from flux_vk.train.loop import TrainingLoop, check_out
 from flux_vk.train.metrics import read_metrics
 from flux_vk.train.options import TrainOptions
 from tests.train.fake_engine import WEIGHT, FakeEngine, examples, trainer
@@ -156,9 +158,9 @@ def test_a_longer_training_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"lr": 0.1}, r"was made with lr 0\.05;"),
-        ({"seed": 1, "grad_accum": 2}, "was made with grad_accum 1, seed 0;"),
-        ({"n": 11}, "was made with data_sha256"),
+        ({"lr": 0.1}, r"was made with lr 0\.05, not 0\.1;"),
+        ({"seed": 1, "grad_accum": 2}, "was made with grad-accum 1, not 2; seed 0, not 1;"),
+        ({"n": 11}, "was made with other training data; give"),
     ],
 )
 def test_other_options_or_data_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
@@ -171,7 +173,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     trainer(tmp_path, steps=2).run()
     options = trainer(tmp_path, steps=4, resume=True).options
     other = TrainingLoop(FakeEngine(), examples(10), [], options, max_length=8, out=tmp_path, about={"model": "big"})
-    with pytest.raises(InputError, match="was made with model tiny;"):
+    with pytest.raises(InputError, match="was made with model tiny, not big;"):
         other.run()
 
 
@@ -183,17 +185,37 @@ def test_other_validation_data_starts_its_losses_anew(tmp_path: Path) -> None:
     t.close()
 
 
-def test_folders_in_use(tmp_path: Path) -> None:
+def test_folders_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="holds no checkpoint to resume from"):
         trainer(tmp_path, resume=True).run()
     trainer(tmp_path, steps=1).run()
-    with pytest.raises(InputError, match=r"holds a training already \(adapter_model.safetensors\); resume it, or name"):
+    with pytest.raises(InputError, match=r"holds a training already \(checkpoint-1\); resume it, or name"):
+        trainer(tmp_path, steps=1).run()
+    with pytest.raises(InputError, match="checkpoint-1: 1 steps are done, expected at most the .* asked for; resume"):
+        done = trainer(tmp_path, steps=1, resume=True)
+        done.total = 0
+        done.run()
+    shutil.rmtree(tmp_path / "checkpoint-1")
+    with pytest.raises(InputError, match=r"holds an adapter already \(adapter_model.safetensors\); name another"):
         trainer(tmp_path, steps=1).run()
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is no folder"):
         trainer(tmp_path / "file", steps=1).run()
+    with pytest.raises(InputError, match="file/x cannot be made, since .*/file is no folder"):
+        check_out(tmp_path / "file" / "x", resume=False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match=f"cannot be written .no permission in {tmp_path}."):
+        check_out(tmp_path / "new" / "x", resume=False)
     with pytest.raises(InputError, match="out: no folder"):
         TrainingLoop(FakeEngine(), examples(2), [], TrainOptions(), max_length=8)
+
+
+def test_what_ended_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged):
+        trainer(tmp_path, FakeEngine(poison=2), steps=9, save_every=9).run()
+    assert (tmp_path / "metrics.jsonl").exists()
+    assert trainer(tmp_path, steps=1).run().steps == 1
+    assert [m["step"] for m in read_metrics(tmp_path / "metrics.jsonl")] == [1]
 
 
 def test_early_stop_keeps_the_best_adapter(tmp_path: Path) -> None:
@@ -218,7 +240,7 @@ def test_early_stop_keeps_the_best_adapter(tmp_path: Path) -> None:
 def test_divergence_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     t = trainer(tmp_path, FakeEngine(poison=5), steps=9, save_every=2)
     with pytest.raises(
-        TrainingDiverged, match=r"step 6: the loss is nan at .*the last good checkpoint is .*checkpoint-4; a lower lr"
+        TrainingDiverged, match=r"step 6: the loss is nan at .*last good checkpoint is .*-4 .init-from.*; a lower lr"
     ):
         t.run()
     assert checkpoints(tmp_path) == [2, 4]

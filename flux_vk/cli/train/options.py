@@ -60,16 +60,18 @@ def command(args: argparse.Namespace) -> Command:
     flags = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
     config = read_config(args.config) if args.config is not None else {}
     asked = {**config, **flags}
+    if args.experiments is not None:  # each goes on from a checkpoint of its own, with the options in the file
+        experiments = read_experiments(args.experiments, TrainOptions(**asked), flags)
+        return Command(experiments[0].options, experiments, args.dry_run, args.quiet)
     options = TrainOptions(**{**_begun(asked), **asked})
-    experiments = read_experiments(args.experiments, options) if args.experiments is not None else ()
-    return Command(options, experiments, args.dry_run, args.quiet)
+    return Command(options, (), args.dry_run, args.quiet)
 
 
 def _begun(asked: dict[str, Any]) -> dict[str, Any]:
     """With resume: the options of the checkpoint to go on from, so that none need be given again."""
     from flux_vk.errors import InputError
     from flux_vk.train.checkpoint import last_checkpoint, read_training
-    from flux_vk.train.options import known
+    from flux_vk.train.options import TrainOptions, known, named
 
     out = asked.get("out")
     if not asked.get("resume") or out is None:
@@ -79,6 +81,8 @@ def _begun(asked: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(made, dict):
         raise InputError(f"{path}: a checkpoint without options; start again, in another folder")
     begun = known(made, str(path))
+    with named(str(path)):
+        TrainOptions(**begun)
     if "epochs" in asked:
         begun.pop("steps", None)  # which would win
     return begun
