@@ -108,7 +108,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        if error.filename is None and error.errno is not None:  # a full disk does not say whose file it was
+        if error.filename in (None, str(partial)) and error.errno is not None:  # a full disk names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:

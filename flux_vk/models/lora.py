@@ -68,7 +68,7 @@ def _check_scale(scaled: Scaled) -> None:
     """InputError where the scale makes of a factor what float32 cannot hold."""
     for name, pair in scaled.adapter.tensors.items():
         factor = scaled.scale * scaled.adapter.scale(name)
-        if not abs(factor) * float(np.abs(pair.b).max()) <= float(np.finfo(np.float32).max):
+        if not abs(factor) * max(1.0, float(np.abs(pair.b).max())) <= float(np.finfo(np.float32).max):
             raise InputError(
                 f"the scale of an adapter is {scaled.scale:g}, which with its alpha and rank ({factor:g}) is more than "
                 f"float32 holds in {name}; expected a smaller one, such as 1"

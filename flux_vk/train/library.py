@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from .events import Callback, TrainResult
+from .loop import check_out
 from .lora import LoRA
 from .options import TrainOptions
 from .session import load_for, loop_of, read_material
@@ -46,7 +48,12 @@ class Trainer:
         loaded: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> None:
-        lora = lora or LoRA()
+        lora = LoRA() if lora is None else lora
+        if not isinstance(lora, LoRA):
+            raise InputError(f"lora is {type(lora).__name__}; expected fx.train.LoRA(rank=..., target=...)")
+        for name, value in (("model", model), ("out", out)):
+            if _path(value) is None:
+                raise InputError(f"{name} is {type(value).__name__}; expected a path")
         self.options = TrainOptions.from_dict(
             {
                 "model": Path(model), "data": _path(data), "valid": _path(valid), "out": Path(out), "rank": lora.rank,
@@ -55,9 +62,8 @@ class Trainer:
             },
             "Trainer",
         )  # fmt: skip
-        records = data if _path(data) is None else None
-        checks = valid if valid is not None and _path(valid) is None else None
-        material = read_material(self.options, records, checks)  # type: ignore[arg-type]
+        check_out(Path(out), self.options.resume)
+        material = read_material(self.options, _records("data", data), _records("valid", valid))
         self._loop = loop_of(load_for([material], loaded), material, callback)
 
     def run(self) -> TrainResult:
@@ -71,6 +77,15 @@ class Trainer:
     def memory(self) -> dict[str, int]:
         """Bytes on the device by part."""
         return self._loop.engine.memory()
+
+
+def _records(name: str, data: str | PathLike[str] | Records | None) -> Records | None:
+    """The records, where it is no file."""
+    if data is None or isinstance(data, (str, PathLike)):
+        return None
+    if isinstance(data, Mapping) or not isinstance(data, Iterable):
+        raise InputError(f"{name} is {type(data).__name__}; expected a path, or a list of records")
+    return list(data)
 
 
 def _path(data: str | PathLike[str] | Records | None) -> Path | None:

@@ -40,6 +40,8 @@ GGUF_ADAPTER = "adapter.gguf"
 ADAPTER_FILES = ("adapter_model.safetensors", GGUF_ADAPTER)
 """Not metrics.jsonl: what ended before its first checkpoint can only be begun again."""
 
+NO_VALID = "early-stop: needs validation data to look at; give valid too"
+
 _SMOOTH = 0.9
 _PACE = 0.9
 
@@ -104,7 +106,7 @@ class TrainingLoop:
         self.batches = Batches(train, options.batch_size, max_length, options.packing, options.seed)
         self.valid = Batches(valid, options.batch_size, max_length) if valid else None
         if options.early_stop is not None and self.valid is None:
-            raise InputError("early-stop: needs validation data to look at; give valid too")
+            raise InputError(NO_VALID)
         self.about = {**(about or {}), **fingerprints(train, valid)}
         self.progress = Progress()
         self.total = self._total()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,11 @@ class LoRA:
     rslora: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.target, str):
+            object.__setattr__(self, "target", tuple(name.strip() for name in self.target.split(",")))
+        for name, kind in (("rank", Integral), ("alpha", Real), ("dropout", Real)):
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected a number")
         if not 1 <= self.rank <= 1024:
             raise InputError(f"rank is {self.rank}; expected 1 to 1024")
         if not (math.isfinite(self.alpha) and self.alpha > 0):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,6 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name, rule in _RULES.items():
             object.__setattr__(self, name, rule(f"{name.replace('_', '-')}", getattr(self, name)))
-        if self.early_stop is not None and self.valid is None:
-            raise InputError("early-stop: needs validation data to look at; give valid too")
         if self.min_lr > self.lr:
             raise InputError(f"min-lr: found {self.min_lr:g}, expected at most the learning rate {self.lr:g}")
 
@@ -174,7 +173,7 @@ def _config(path: Path, values: Mapping[str, Any], where: str) -> dict[str, Any]
         if isinstance(found.get(name), str):
             found[name] = path.parent / Path(found[name]).expanduser()
     with named(where):
-        TrainOptions(**{"valid": Path("-"), **found})  # each value by itself, so that the message names the file
+        TrainOptions(**found)  # each value by itself, so that the message names the file
     return found
 
 
@@ -246,7 +245,7 @@ def _whole(low: int, high: int = 2**63 - 1, none: bool = False) -> Rule:
     def rule(name: str, value: Any) -> Any:
         if value is None and none:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
             raise _wrong(name, value, wanted)
         return int(value)
 
@@ -258,11 +257,12 @@ def _number(low: float, high: float, below: bool = False, above: bool = False) -
     wanted = f"a number {'above' if above else 'from'} {low:g} {'and below' if below else 'to'} {high:g}"
 
     def rule(name: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
             raise _wrong(name, value, wanted)
-        if not low <= value <= high or (below and value == high) or (above and value == low):
+        number = float(value)
+        if not low <= number <= high or (below and number == high) or (above and number == low):
             raise _wrong(name, value, wanted)
-        return float(value)
+        return number
 
     return rule
 

@@ -24,7 +24,7 @@ from .data import Data, read_data, read_records
 from .engine import Engine, Rules
 from .events import Callback, Event, NoteEvent, TrainResult
 from .interrupt import Interrupt
-from .loop import TrainingLoop, check_out
+from .loop import NO_VALID, TrainingLoop, check_out
 from .lora import LoRA, flat_from, make_layout
 from .options import Experiment, TrainOptions
 from .records import Encoder
@@ -152,6 +152,8 @@ def read_material(options: TrainOptions, train: Records | None = None, valid: Re
     model = _model(options)
     if options.data is None and train is None:
         raise InputError("data: no training data was named; expected a file of JSON lines or of plain text")
+    if options.early_stop is not None and options.valid is None and valid is None:
+        raise InputError(NO_VALID)
     with open_gguf(model) as file:
         length = options.length(read_config(file).context_length)
         encoder = Encoder.from_gguf(file, options.mask_prompt)

@@ -163,6 +163,7 @@ def test_what_load_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (5, "lora is int; expected a path"),
         (f"{path}:x", "a.gguf: found 'x' as the scale of this adapter; expected a number, such as"),
         ((adapter, 1e300), "the scale of an adapter is 1e+300, which with its alpha and rank"),
+        ((replace(adapter, alpha=4000.0), -1e38), "the scale of an adapter is -1e+38, which with its alpha and rank"),
     ):
         with pytest.raises(InputError, match=re.escape(message)):
             read_loras(wrong, cfg)  # type: ignore[arg-type]

@@ -157,11 +157,11 @@ def test_killed_on_the_device_and_resumed(how: dict[str, Any], tmp_path: Path) -
 
 def test_from_python(demo_model: Path, tmp_path: Path) -> None:
     """Records in memory, a LoRA object; what was learned is in the adapter, on the disk as well."""
-    lora = LoRA(rank=4, alpha=8.0, target=("q", "v", "down"))
+    lora = LoRA(rank=4, alpha=8.0, target="q,v, down")  # type: ignore[arg-type]
     seen: list[Any] = []
     trainer = Trainer(
         demo_model, RECORDS, tmp_path / "out", valid=RECORDS[:1], lora=lora, callback=seen.append, steps=4, lr=1e-2,
-        max_length=32, batch_size=3,
+        max_length=32, batch_size=3, early_stop=2,
     )  # fmt: skip
     assert trainer.memory()["adapter"] > 0
     result = trainer.run()
@@ -183,3 +183,17 @@ def test_python_options_are_checked(demo_model: Path, tmp_path: Path) -> None:
         Trainer(demo_model, RECORDS, tmp_path, learning_rate=1)
     with pytest.raises(InputError, match="data:2"):
         Trainer(demo_model, [RECORDS[0], {"prompt": 3}], tmp_path / "new")
+    with pytest.raises(InputError, match="early-stop: needs validation data"):
+        Trainer(demo_model, RECORDS, tmp_path / "new", early_stop=2)
+    (tmp_path / "used" / "checkpoint-1").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds a training already"):
+        Trainer(demo_model, RECORDS, tmp_path / "used")
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"data": 5}, "data is int; expected a path, or a list"), ({"lora": {"rank": 4}}, "lora is dict; expected fx"),
+        ({"out": None}, "out is NoneType; expected a path"), ({"data": RECORDS[0]}, "data is dict; expected a path"),
+    ]  # fmt: skip
+    for given, message in wrong:
+        with pytest.raises(InputError, match=message):
+            Trainer(**{"model": demo_model, "data": RECORDS, "out": tmp_path / "new", **given})
+    with pytest.raises(InputError, match="rank is '4'; expected a number"):
+        LoRA(rank="4")  # type: ignore[arg-type]

@@ -52,6 +52,8 @@ def _check(asked: Command) -> None:
             raise InputError("no MODEL was named; expected a GGUF file")
         if o.data is None and not asked.dry_run:
             raise InputError("--data: no training data was named; expected a file of JSON lines or plain text")
+        if o.early_stop is not None and o.valid is None:
+            raise InputError("early-stop: needs validation data to look at; give --valid too")
         if o.out is None and not asked.dry_run:
             raise InputError("--out: no folder for the adapter was named; expected one")
 
