@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -84,13 +84,14 @@ def run(
     """Facts, lines of the table, and the profile of a step where it was asked for."""
     progress("what it will take")
     predicted = memory_needed(base, path, setup)
-    before = base.device.memory()["allocated"] if isinstance(base.device, Device) else 0
     engine = _engine(base, setup)
+    engine.prepare()
     batch = random_batch(base, setup)
     progress("first step")
     started = time.perf_counter()
     _step(engine, batch, 1)
     first = time.perf_counter() - started
+    facts = _facts(path, base, engine, predicted, first)
     steps, prompts = [], []
     with _prompting(path, base, setup) as ask:
         for i in range(setup.repeat):
@@ -109,7 +110,7 @@ def run(
     if setup.profile:
         progress("profile")
         profile = engine.chain(setup.tokens, "update").profile(max(1, setup.repeat // 2))
-    return _facts(path, base, engine, before, predicted, first), rows, profile
+    return facts, rows, profile
 
 
 def memory_needed(base: Base, path: Path, setup: Setup) -> dict[str, int]:
@@ -173,12 +174,11 @@ def _deviation(values: list[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _facts(
-    path: Path, base: Base, engine: Engine, before: int, predicted: dict[str, int], first: float
-) -> dict[str, Any]:
-    parts = engine.memory()
-    facts: dict[str, Any] = {
-        "model": path.name, "device": base.device.name, "parameters": f"{engine.layout.parameters:,}",
-        "first_step_s": first, **parts, "in_all": sum(parts.values()), "predicted": sum(predicted.values()),
+def _facts(path: Path, base: Base, engine: Engine, predicted: dict[str, int], first: float) -> dict[str, Any]:
+    """What stands above the table, taken behind the first step: nothing else is on the device then."""
+    parts, device = engine.memory(), cast("Device", base.device)
+    return {
+        "model": path.name, "device": device.name, "parameters": f"{engine.layout.parameters:,}", "first_step_s": first,
+        **parts, "in_all": sum(parts.values()), "predicted": sum(predicted.values()),
+        "allocated": device.memory()["allocated"],
     }  # fmt: skip
-    return facts

@@ -102,7 +102,9 @@ def file_type(name: str) -> str:
 
 
 def plan(f: GGUFFile, type: str, *, pure: bool = False, output_type: str | None = None) -> Plan:
-    """What `quantize` would make of an open file. Raises InputError for unknown types."""
+    """What `quantize` would make of an open file. Raises InputError for unknown types and for adapters."""
+    if f.get("general.type", str, "model") == "adapter":
+        raise InputError(f"{f.path}: a LoRA adapter; expected a model (`flux_vk.train merge` puts an adapter into one)")
     chosen = file_type(type)
     if output_type is not None and output_type not in convert.writable():
         raise InputError(

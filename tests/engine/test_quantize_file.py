@@ -13,6 +13,7 @@ import flux_vk as fx
 from flux_vk.engine import quantize as engine
 from flux_vk.errors import FluxError, InputError
 from flux_vk.formats import blocks, casts, mixtures
+from flux_vk.formats.adapter import Adapter, LoraPair, write_gguf_adapter
 from flux_vk.formats.gguf import open_gguf
 from flux_vk.formats.gguf_writer import TensorOut, Value, typed, write_gguf
 from flux_vk.gpu import Device
@@ -158,6 +159,11 @@ def test_what_is_refused(tmp_path: Path, rng: np.random.Generator, monkeypatch: 
     ):
         with pytest.raises(InputError, match=message):
             fx.quantize(source, tmp_path / target, **{"type": "f16", **options})
+    pair = LoraPair(np.ones((2, 32), np.float32), np.ones((32, 2), np.float32))
+    write_gguf_adapter(Adapter("llama", 4.0, {"blk.0.attn_q.weight": pair}), tmp_path / "adapter.gguf")
+    with pytest.raises(InputError, match="a LoRA adapter"):
+        fx.quantize(tmp_path / "adapter.gguf", tmp_path / "b.gguf", "f16")
+    (tmp_path / "adapter.gguf").unlink()
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
     with pytest.raises(FluxError, match="are free"):
         fx.quantize(source, tmp_path / "b.gguf", "f16")
