@@ -14,7 +14,7 @@ from .data import fingerprint
 from .options import TrainOptions
 
 FREE = (
-    "model", "data", "valid", "out", "init_from", "device", "epochs", "steps", "recompute", "eval_every", "save_every",
+    "model", "data", "valid", "out", "device", "epochs", "steps", "recompute", "eval_every", "save_every",
     "keep", "early_stop", "skip_bad", "resume",
 )  # fmt: skip
 """Options that may be others when a training is resumed. What data it was is checked by its contents."""
@@ -76,7 +76,7 @@ def resumed(checkpoint: Checkpoint, options: TrainOptions, about: Mapping[str, A
     differ = [
         f"{name.replace('_', '-')} {was[name]}, not {wanted[name]}"
         for name in was
-        if name not in FREE and was[name] != wanted[name]
+        if name not in FREE and was[name] != wanted[name] and (name, wanted[name]) != ("init_from", None)
     ]
     differ += [
         f"{key.replace('_', ' ')} {before.get(key)}, not {now}" if key != "data_sha256" else "other training data"
