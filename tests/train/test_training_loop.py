@@ -186,7 +186,7 @@ def test_a_longer_training_goes_on(tmp_path: Path) -> None:
         ({"lr": 0.1}, r"was made with lr 0\.05, not 0\.1;"),
         ({"seed": 1, "grad_accum": 2}, "was made with grad-accum 1, not 2; seed 0, not 1;"),
         ({"n": 11}, "was made with other training data; give"),
-        ({"init_from": Path("other")}, "was made with init-from None, not other;"),
+        ({"init_from": Path("other")}, "was made with init-from None, not .*other;"),
     ],
 )
 def test_other_options_or_data_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
