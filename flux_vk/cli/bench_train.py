@@ -93,7 +93,7 @@ def run(
     first = time.perf_counter() - started
     facts = _facts(path, base, engine, predicted, first)
     steps, prompts = [], []
-    with _prompting(path, base, setup) as ask:
+    with Prompting(path, base, setup) as ask:
         for i in range(setup.repeat):
             progress(f"step {i + 1} of {setup.repeat}")
             started = time.perf_counter()
@@ -136,7 +136,7 @@ def _step(engine: Engine, batch: MicroBatch, number: int) -> None:
     engine.forward_backward(batch, Update(1e-4, number, batch.counted))
 
 
-class _prompting:
+class Prompting:
     """The model once more, for prompts; None where none are wanted."""
 
     def __init__(self, path: Path, base: Base, setup: Setup) -> None:
@@ -147,7 +147,7 @@ class _prompting:
         if not self.setup.prompts:
             return None
         context = min(self.setup.length + 1, self.base.config.context_length)
-        self.model = load(self.path, self.base.device, context, sequences=1)  # type: ignore[arg-type]
+        self.model = load(self.path, cast("Device", self.base.device), context, sequences=1)
         self._ask()
         return self._ask
 

@@ -37,7 +37,7 @@ def build_train_step(
     """Append forward and backward of a micro-batch: loss f32[T] by row, gradients added to those of the pairs.
 
     recompute: keep only each layer's input and run the layer's forward part again in front of its backward part
-    (Chen et al. 2016, arXiv 1604.06174): less memory, about a third more work.
+    (Chen et al. 2016, arXiv 1604.06174): less memory, about a quarter more work.
     """
     layer = cast("Layer", architecture(cfg.arch).layer)  # written for models.step.Step, whose vocabulary this is
     start = len(chain)
